@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SPHINX := $(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+SPHINXOPTS ?=
 DEMO := out/demo
 
 # Two workers with torch's default threads spin against each other: one thread each, and waiting threads sleep.
@@ -63,7 +63,7 @@ slow: $(STAMP) ## the slow tests
 	$(PYTEST) -m slow || [ $$? -eq 5 ] # 5: there are none
 
 docs: $(STAMP) ## the documentation, warnings as errors, into docs/_build/html
-	$(SPHINX)
+	$(BIN)/python -m sphinx -W --keep-going $(SPHINXOPTS) -b html docs docs/_build/html
 
 bench: $(STAMP) ## time and peak memory, each benchmark in a process of its own
 	@for page in benchmarks/bench_*.py; do echo "== $$page"; $(BIN)/python $$page || exit 1; done
