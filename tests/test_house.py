@@ -135,11 +135,6 @@ def test_a_bound_does_not_import_another(path: Path) -> None:
     assert siblings == [], "what two theorems share belongs in core or numerics"
 
 
-@each([path for path in SOURCES if path.relative_to(PACKAGE).parts[0] in {"core", "numerics", "bounds", "verification.py"}])
-def test_a_room_that_certifies_names_no_torch(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imported(tree(path), "")} & HEAVY
-
-
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_importing_loads_no_torch(module: str) -> None:
     place = PACKAGE.joinpath(*module.split(".")[1:])
