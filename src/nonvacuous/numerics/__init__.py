@@ -1,0 +1,1 @@
+"""Outward-rounded arithmetic on which every certificate rests; imports no torch."""
