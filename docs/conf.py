@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
-from sphinx_gallery.sorting import FileNameSortKey
 
 HERE = Path(__file__).resolve().parent
 GALLERY = HERE.parent / "gallery"
@@ -44,7 +45,7 @@ sphinx_gallery_conf = {
     "examples_dirs": str(GALLERY),
     "gallery_dirs": "gallery",
     "filename_pattern": f"/({'|'.join(map(re.escape, quick))})$" if quick else "(?!)",
-    "within_subsection_order": FileNameSortKey,
+    "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "show_memory": False,
     "write_computation_times": False,
@@ -53,5 +54,17 @@ sphinx_gallery_conf = {
 }
 
 
+def skip_what_others_wrote(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what a library attached to one of our classes; None leaves the choice to others."""
+    theirs = inspect.isroutine(obj) and not (getattr(obj, "__module__", None) or "nonvacuous").startswith("nonvacuous")
+    return True if theirs else None
+
+
+def read_bars_as_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = bound_pages.bars_escaped(lines)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", skip_what_others_wrote)
+    app.connect("autodoc-process-docstring", read_bars_as_bars)
     app.connect("builder-inited", lambda app: bound_pages.write(HERE / "bounds"))
