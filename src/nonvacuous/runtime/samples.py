@@ -160,16 +160,19 @@ class ArraySample(Sample):
 
     def _raw(self, batch_size: int, order: Tensor | None) -> Iterator[tuple[Any, Any]]:
         for start in range(0, self.n if order is None else len(order), batch_size):
-            if order is None:
-                rows: slice | Tensor = slice(start, start + batch_size)
-            else:
-                rows = order[start : start + batch_size]
-            x = {k: v[rows] for k, v in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[rows]
-            yield x, self.targets[rows]
+            rows = slice(start, start + batch_size) if order is None else order[start : start + batch_size]
+            yield self._rows(rows)
+
+    def _rows(self, rows: slice | Tensor) -> Batch:
+        def chosen(x: Tensor) -> Tensor:
+            return x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
+
+        inputs = {k: chosen(v) for k, v in self.inputs.items()} if isinstance(self.inputs, dict) else chosen(self.inputs)
+        return Batch(inputs, chosen(self.targets))
 
     def subset(self, indices: Tensor, name: str) -> Sample:
-        x = {k: v[indices] for k, v in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[indices]
-        return replace(self, inputs=x, targets=self.targets[indices], name=name, _found=[])
+        inputs, targets = self._rows(indices)
+        return replace(self, inputs=inputs, targets=targets, name=name, _found=[])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -198,7 +198,7 @@ def _labels(column: Any, name: str, path: Path, regression: bool) -> tuple[np.nd
 
 
 def hugging_face(name: str, part: Role, **facts: Any) -> Sample:
-    """``NAME`` or ``NAME:SPLIT``: a data set of the hub, or a folder from ``save_to_disk``; the split is ``part`` unless given."""
+    """``NAME`` or ``NAME:SPLIT``: a data set of the hub or a folder from ``save_to_disk``; without SPLIT it is ``part``."""
     try:
         import datasets
     except ImportError as error:
