@@ -35,6 +35,7 @@ extensions = [
 
 # One page a module, made anew in every build.
 apidoc_modules = [{"path": "../src/nonvacuous", "destination": "api", "separate_modules": True, "module_first": True}]
+suppress_warnings = ["ref.python"]  # an annotation's short name may mean a class of two rooms (Sample): either link will do
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_use_ivar = True  # an attribute that its class documents is not described twice
