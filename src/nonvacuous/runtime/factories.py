@@ -51,7 +51,7 @@ def imported(spec: str) -> Any:
                     f" ({os.getcwd()}). Change to the directory that holds {error.name}.py, or install its package"
                 ) from error
             raise InvalidInput(f"{spec}: {module_name} imports {error.name!r}, which is not installed. Install it") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InvalidInput(
                 f"{spec}: importing {module_name} failed with {type(error).__name__}: {error}. Fix that module"
             ) from error
@@ -78,7 +78,7 @@ def called(factory: Callable[..., Any], spec: str, **arguments: Any) -> Any:
             return factory(**arguments)
         except InvalidInput:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
             raise InvalidInput(
                 f"{spec}({given}) failed with {type(error).__name__}: {error}. It is called with just these arguments"

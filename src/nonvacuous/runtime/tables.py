@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ TABLES = {".csv", ".parquet", ".pq"}
 
 def archive(path: Path, part: Role, **facts: Any) -> Sample:
     """``file.npz`` with arrays ``x`` and ``y``, or ``x_train``, ``y_train``, ``x_test``, ``y_test`` chosen by ``part``."""
+    if not zipfile.is_zipfile(path):
+        raise InvalidInput(f"{path} is not a readable .npz file. Write it again with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as file:
             x_name, y_name = (f"x_{part}", f"y_{part}") if f"x_{part}" in file.files else ("x", "y")
@@ -42,7 +45,7 @@ def archive(path: Path, part: Role, **facts: Any) -> Sample:
                 " y.astype('int64')"
             ) from error
         raise InvalidInput(f"{path} is damaged: {error}. Write it again with numpy.savez") from error
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
         raise InvalidInput(f"{path} is not a readable .npz file ({error}). Write it again with numpy.savez") from error
     return as_sample((x, y), part, **facts)
 
@@ -112,10 +115,21 @@ def _pillow() -> Any:
 
 
 def picture_folder(path: Path, part: Role, **facts: Any) -> Sample:
-    """An image folder; a sub-folder named ``train`` or ``test`` is entered by ``part`` where both are there."""
+    """An image folder; where it holds both ``train`` and ``test``, that of ``part`` is entered and both must have equal classes."""
     if (path / "train").is_dir() and (path / "test").is_dir():
-        path = path / part
-    return as_sample(PictureFolder(path), part, **facts)
+        both = {name: PictureFolder(path / name) for name in ("train", "test")}
+        odd = sorted(set(both["train"].classes) ^ set(both["test"].classes))
+        if odd:
+            raise InvalidInput(
+                f"{path}: train and test have different classes ({', '.join(odd[:6])}). Make the sub-folders agree"
+            )
+        pictures = both[part]
+    else:
+        pictures = PictureFolder(path)
+    names = ", ".join(f"{name} = {i}" for i, name in enumerate(pictures.classes[:12]))
+    return as_sample(pictures, part, **facts).with_notes(
+        f"Classes were numbered by the sorted names of their folders: {names}."
+    )
 
 
 def table(path: Path, label: str | None, part: Role, **facts: Any) -> Sample:
@@ -153,7 +167,7 @@ def _arrow_table(path: Path) -> Any:
     except ImportError as error:
         raise InvalidInput(f"reading {path} needs pyarrow. Install it: pip install 'nonvacuous[tables]'") from error
     try:
-        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        return pyarrow.csv.read_csv(path) if path.suffix.lower() == ".csv" else pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(
             f"{path} is not a readable {path.suffix[1:]} table ({error}). Check that it has a header and equal rows"
