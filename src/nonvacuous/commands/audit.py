@@ -1,0 +1,231 @@
+"""``nonvacuous audit``: measure a trained network once, certify what can be promised, and write the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nonvacuous.commands.options import every_command, trust_model_code
+from nonvacuous.commands.output import Column, Output
+from nonvacuous.commands.places import free_directory
+from nonvacuous.commands.program import Interrupted
+from nonvacuous.core.errors import InvalidInput
+from nonvacuous.core.ledger import check_delta
+
+if TYPE_CHECKING:
+    from nonvacuous.auditing.result import Audit
+    from nonvacuous.core.certificate import Certificate
+
+SHORTHANDS = ("mlp:", "convnet:", "linear:")
+
+
+@click.command(short_help="Certify a trained network and write its report.")
+@click.option(
+    "--model", "spec", required=True, metavar="MODEL", help="mlp:64-64-10, convnet:28x28x1-10, pkg.module:factory, file.pt2."
+)
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="Trained weights, best as .safetensors; absent: as the factory returns."
+)
+@click.option("--train", "train_spec", required=True, metavar="DATA", help="The sample the network was trained on.")
+@click.option("--test", "test_spec", metavar="DATA", help="A sample that training never read; may be absent.")
+@click.option(
+    "--initial-weights",
+    type=click.Path(path_type=Path),
+    help="Weights before training, for bounds on the distance from them; else 0.",
+)
+@click.option("--delta", type=float, default=0.05, show_default=True, help="Probability that any certificate may fail.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for report and certificates."
+)
+@click.option(
+    "--loss",
+    default="zero_one",
+    show_default=True,
+    help="zero_one, brier, bounded_cross_entropy[:P], clipped_squared:SCALE, clipped_absolute:SCALE.",
+)
+@click.option("--allow-overlap", is_flag=True, help="Go on when test examples also occur in the training sample.")
+@click.option("--force", is_flag=True, help="Replace what --out holds.")
+@trust_model_code
+@every_command("--seed", "--device", "--batch-size")
+def audit(
+    spec: str,
+    weights: Path | None,
+    train_spec: str,
+    test_spec: str | None,
+    initial_weights: Path | None,
+    delta: float,
+    out: Path,
+    loss: str,
+    allow_overlap: bool,
+    force: bool,
+    trust_model_code: bool,
+    seed: int,
+    device: str,
+    batch_size: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Certify what can be promised about a trained network, say where its error is, and write the report.
+
+    Writes DIR/audit.html (works offline), DIR/audit.json and DIR/certificates/*.json, all or nothing. The certificates hold
+    simultaneously with probability at least 1 − delta over the draw of the data, under the hypotheses that each lists.
+    `nonvacuous --help` explains MODEL and DATA.
+    """
+    output = Output(as_json, quiet)
+    check_delta(delta)
+    free_directory(out, force)
+    if weights is None and spec.startswith(SHORTHANDS):
+        raise InvalidInput(f"--weights is missing: {spec} alone has random weights. `nonvacuous train` makes a weights file")
+
+    from nonvacuous.auditing.run import audit as run
+    from nonvacuous.commands.loading import network, sample
+    from nonvacuous.runtime.training import resolved_device
+
+    place = resolved_device(device)
+    model = network(spec, weights, seed=seed, trust_model_code=trust_model_code)
+    initial = None if initial_weights is None else network(spec, initial_weights, seed=seed, trust_model_code=trust_model_code)
+    train = sample(train_spec, "train", loss)
+    test = None if test_spec is None else sample(test_spec, "test", loss)
+    try:
+        result = run(
+            model,
+            train=train,
+            test=test,
+            loss=loss,
+            delta=delta,
+            initial=initial,
+            device=place,
+            batch_size=batch_size,
+            seed=seed,
+            progress=output.progress,
+            allow_overlap=allow_overlap,
+            name=spec,
+        )
+        result.save(out, force=force)
+    except KeyboardInterrupt:
+        raise Interrupted(f"nothing was written to {out}") from None
+    output.document(result.to_dict())
+    if not quiet:
+        _print(result, output, out)
+
+
+def _print(result: Audit, output: Output, out: Path) -> None:
+    _headline(result, output)
+    output.say()
+    _ladder(result, output)
+    _budget(result, output)
+    _indicators(result, output)
+    if result.skipped:
+        output.say()
+        output.head("Not applied")
+        for skipped in result.skipped:
+            output.prose(f"{skipped.bound}: {skipped.reason}", indent=2, hang=2)
+    for note in _notes(result):
+        output.say()
+        output.prose(f"note: {note}", hang=2)
+    output.say()
+    output.say(f"report        {out / 'audit.html'}")
+    output.say(f"certificates  {out / 'certificates'} ({len(result.certificates)}; check them with `nonvacuous verify {out}`)")
+
+
+def _headline(result: Audit, output: Output) -> None:
+    from nonvacuous.auditing import wording
+
+    facts = result.facts
+    sure = _plain(wording.confidence(facts.delta))
+    try:
+        best = result.best
+    except LookupError:
+        output.prose(f"Nothing could be certified about {facts.model} as given; the reasons are below.")
+        return
+    if best.vacuous:
+        output.prose(f"Every certificate for {facts.model} is vacuous: nothing is promised.")
+        return
+    what = "error" if wording.is_share(facts.loss) else f"mean {wording.words(facts.loss)}"
+    output.head(f"With {sure} confidence, the {what} of {facts.model} is at most {_value(best)}.")
+    samples = [facts.train] if facts.test is None else [facts.train, facts.test]
+    seen = ", ".join(
+        f"{_plain(wording.observed(s.risk, facts.loss))} on {s.n:,} {role} examples"
+        for s, role in zip(samples, ("training", "test"), strict=False)
+    )
+    output.prose(f"Measured: {seen}.")
+
+
+def _ladder(result: Audit, output: Output) -> None:
+    """The certificates, tightest first."""
+    from nonvacuous.auditing import wording
+    from nonvacuous.core.bound import find
+
+    output.head("Certificates, all of which hold at once")
+    columns = [
+        Column("  risk at most", right=True),
+        Column("bound"),
+        Column("of"),
+        Column("sample"),
+        Column("n", right=True),
+        Column("δ", right=True),
+    ]
+    rows = []
+    for c in result.certificates:
+        sample = find(c.bound).sample.value
+        rows.append(
+            [_value(c), c.bound, wording.look(c.predictor).name, sample, f"{int(c.evidence['n']):,}", wording.share(c.delta)]
+        )
+    vacuous = frozenset(i for i, c in enumerate(result.certificates) if c.vacuous)
+    output.table(columns, rows, dim=vacuous)
+    if not rows:
+        output.say("  none")
+
+
+def _budget(result: Audit, output: Output) -> None:
+    """Where the error is, part by part."""
+    from nonvacuous.auditing import wording
+
+    output.say()
+    output.head("Where the error is")
+    columns = [Column("  part"), Column("between", right=True), Column("kind"), Column("from", wraps=True)]
+    rows = [
+        [
+            f"  {part.name}",
+            _plain(wording.interval(part.measured, result.facts.loss)),
+            wording.KINDS[part.measured.kind],
+            part.source,
+        ]
+        for part in (*result.budget.parts, result.budget.risk)
+    ]
+    output.table(columns, rows)
+
+
+def _indicators(result: Audit, output: Output) -> None:
+    if not result.indicators:
+        return
+    output.say()
+    output.head("Indicators (they promise nothing)")
+    columns = [Column("  name"), Column("value", right=True), Column("unit"), Column("why no certificate", wraps=True)]
+    rows = []
+    for i in result.indicators:
+        value = f"{i.lower:.4g}" if i.lower == i.upper else f"{i.lower:.4g} to {i.upper:.4g}"
+        rows.append([f"  {i.name}", value, i.unit, i.reason])
+    output.table(columns, rows)
+
+
+def _notes(result: Audit) -> list[str]:
+    facts = result.facts
+    notes = [note for sample in (facts.train, facts.test) if sample is not None for note in sample.notes]
+    if facts.overlap:
+        some = "example occurs" if facts.overlap == 1 else "examples occur"
+        notes.append(f"{facts.overlap:,} test {some} in the training sample too and each was counted as an error.")
+    return notes
+
+
+def _value(certificate: Certificate) -> str:
+    from nonvacuous.auditing import wording
+
+    return _plain(wording.certified(certificate))
+
+
+def _plain(text: Any) -> str:
+    """Without the narrow space that a terminal may not draw."""
+    return str(text).replace("\u202f%", "%").replace("\u202f", " ")

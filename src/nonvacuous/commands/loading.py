@@ -1,0 +1,30 @@
+"""From the command line's words to a network and a sample. Loads torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nonvacuous.runtime.samples import Sample
+
+
+def network(spec: str, weights: Path | None, *, seed: int, trust_model_code: bool) -> nn.Module:
+    """The model that ``spec`` names, with its weights read from ``weights`` if given."""
+    from nonvacuous.runtime.models import initialise, load_model, load_weights
+
+    model = initialise(lambda: load_model(spec, trust_model_code), seed)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def sample(spec: str, part: str, loss: str = "zero_one") -> Sample:
+    """The sample that ``spec`` names; numbers instead of classes as targets where the loss is one of regression."""
+    from nonvacuous.measures.losses import named
+    from nonvacuous.runtime.data import Role
+    from nonvacuous.runtime.sources import load
+
+    return load(spec, cast(Role, part), regression=named(loss).regression)

@@ -1,0 +1,145 @@
+"""``nonvacuous verify``: re-check certificates, their arithmetic (no torch) and, given model and data, their evidence."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nonvacuous.commands.options import every_command, trust_model_code
+from nonvacuous.commands.output import Output
+from nonvacuous.core.certificate import Certificate
+from nonvacuous.core.errors import CertificateRefused, InvalidInput
+
+if TYPE_CHECKING:
+    from nonvacuous.auditing.levels import Verification
+
+
+@click.command(short_help="Re-check certificates; with model and data, their evidence too.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option("--model", "spec", metavar="MODEL", help="Level two: measure again with this model.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Its trained weights.")
+@click.option(
+    "--initial-weights", type=click.Path(path_type=Path), help="Its weights before training, if the audit was given them."
+)
+@click.option("--train", "train_spec", metavar="DATA", help="The training sample.")
+@click.option("--test", "test_spec", metavar="DATA", help="The held-out sample.")
+@trust_model_code
+@every_command("--device", "--batch-size")
+def verify(
+    paths: tuple[Path, ...],
+    spec: str | None,
+    weights: Path | None,
+    initial_weights: Path | None,
+    train_spec: str | None,
+    test_spec: str | None,
+    trust_model_code: bool,
+    device: str,
+    batch_size: int,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Re-check certificates: files, or folders with certificates/*.json in them.
+
+    Level one needs nothing else and loads no torch: the file is whole, and its evidence gives its value by the theorem it
+    names. Level two (--model with --weights, and --train or --test) measures the evidence again. The exit code is 0 only if
+    everything holds. A digest catches accidents; it is not a signature.
+    """
+    output = Output(as_json, quiet)
+    files = certificates(paths)
+    again: dict[str, Any] = {}
+    if spec is not None:
+        if train_spec is None and test_spec is None:
+            raise InvalidInput("--model measures the evidence again and needs the data too: pass --train, --test or both")
+        samples = {"train": train_spec, "test": test_spec}
+        networks = {"model": (spec, weights), "initial": (spec if initial_weights else None, initial_weights)}
+        again = _measured_again(networks, samples, _loss(files), trust_model_code)
+        again |= {"device": device, "batch_size": batch_size}
+    elif given := [
+        option
+        for option, value in (
+            ("--weights", weights),
+            ("--initial-weights", initial_weights),
+            ("--train", train_spec),
+            ("--test", test_spec),
+        )
+        if value is not None
+    ]:
+        raise InvalidInput(f"{', '.join(given)} without --model: name the model to measure the evidence again")
+
+    from nonvacuous.auditing.levels import verify as check
+
+    result = check(files, **again)
+    _print(result, output)
+    output.document(_content(result))
+    if not result.ok:
+        raise click.exceptions.Exit(1)
+
+
+def certificates(paths: tuple[Path, ...]) -> list[Path]:
+    """The files named, and ``certificates/*.json`` anywhere below the folders named (or a folder of that name itself)."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            found[path] = None
+            continue
+        inside = sorted(p for p in path.rglob("*.json") if p.absolute().parent.name == "certificates")
+        if not inside:
+            raise InvalidInput(
+                f"{path} holds no certificates (certificates/*.json). Name the folder that `nonvacuous audit` wrote"
+            )
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def _measured_again(
+    networks: dict[str, tuple[str | None, Path | None]], samples: dict[str, str | None], loss: str, trust_model_code: bool
+) -> dict[str, Any]:
+    """What level two measures with: networks and samples by the name of ``verify``'s argument, None where not given."""
+    from nonvacuous.commands.loading import network, sample
+
+    models = {
+        name: None if spec is None else network(spec, weights, seed=0, trust_model_code=trust_model_code)
+        for name, (spec, weights) in networks.items()
+    }
+    data = {part: None if spec is None else sample(spec, part, loss) for part, spec in samples.items()}
+    return {**models, **data}
+
+
+def _loss(files: list[Path]) -> str:
+    """The loss that the first readable certificate speaks of: it says whether targets are classes or numbers."""
+    for path in files:
+        with suppress(CertificateRefused):
+            return Certificate.load(path).loss
+    return "zero_one"
+
+
+def _counts(result: Verification) -> dict[str, int]:
+    good = [checked for checked in result.results if checked.ok]
+    verified = sum(checked.level == 2 for checked in good)
+    return {"verified": verified, "consistent": len(good) - verified, "refused": len(result.results) - len(good)}
+
+
+def _print(result: Verification, output: Output) -> None:
+    for checked in result.results:
+        if not checked.ok:
+            line = f"refused  {checked.path}: {checked.message}"
+            click.echo(line, err=True) if output.quiet else output.say(line)
+    counts = _counts(result)
+    parts = [f"{counts['verified']} verified"] if counts["verified"] else []
+    if counts["consistent"] or not parts:
+        parts.append(f"{counts['consistent']} consistent (evidence unchecked)")
+    output.say(", ".join([*parts, f"{counts['refused']} refused"]))
+
+
+def _content(result: Verification) -> dict[str, Any]:
+    rows = []
+    for checked in result.results:
+        c = checked.certificate
+        row = {"path": str(checked.path), "ok": checked.ok, "level": checked.level, "message": checked.message}
+        if c is not None:
+            row |= {"bound": c.bound, "predictor": c.predictor, "loss": c.loss, "value": c.value, "delta": c.delta}
+        rows.append(row)
+    return {"ok": result.ok, **_counts(result), "results": rows}
