@@ -67,7 +67,7 @@ docs: $(STAMP) ## the documentation, warnings as errors, into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going $(SPHINXOPTS) -b html docs docs/_build/html
 
 bench: $(STAMP) ## time and peak memory, each benchmark in a process of its own
-	@for page in benchmarks/bench_*.py; do echo "== $$page"; $(BIN)/python $$page || exit 1; done
+	@for page in benchmarks/[!_]*.py; do echo "== $$page"; $(BIN)/python $$page || exit 1; done
 
 wheel: $(STAMP) ## sdist and wheel into dist/
 	$(BIN)/python -m build
