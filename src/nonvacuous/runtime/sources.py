@@ -48,7 +48,7 @@ def load(spec: str, part: Role = "train", *, classes: int | None = None, regress
         return tables.table(_file(path, kind in tables.TABLES), label or None, part, **facts)
     if kind == ".npz":
         return tables.archive(_file(path), part, **facts)
-    if path.is_dir():
+    if text and path.is_dir():
         return tables.picture_folder(path, part, **facts)
     if is_factory_spec(spec):
         return _made(spec, part, facts)

@@ -115,7 +115,7 @@ def _pillow() -> Any:
 
 
 def picture_folder(path: Path, part: Role, **facts: Any) -> Sample:
-    """An image folder; where it holds both ``train`` and ``test``, that of ``part`` is entered and both must have equal classes."""
+    """An image folder; where it holds ``train`` and ``test``, that of ``part`` is entered and both must have equal classes."""
     if (path / "train").is_dir() and (path / "test").is_dir():
         both = {name: PictureFolder(path / name) for name in ("train", "test")}
         odd = sorted(set(both["train"].classes) ^ set(both["test"].classes))
