@@ -1,7 +1,8 @@
 """Logarithm, exponential and square root of an exact dyadic rational, bracketed by integers.
 
 mpmath rounds ``+ - * /`` exactly in the direction asked for, but its ``log`` and ``exp`` round a value that is itself only
-approximate (a few units 20 or 14 bits below the last place), so about one call in a million can be rounded to the wrong side;
+approximate (a few units 20 or 14 bits below the last place), so about one call in a million is rounded to the wrong
+side (``mpmath.iv.log(2**664153)`` at 53 bits is one);
 and they read a memo of ln 2 that two threads working at different precisions can corrupt.  Here both functions are written in
 integers, with the error counted, from constants computed once at import.  Every function takes ``m·2^e`` exactly and returns a
 :class:`Bracket` ``lower·2^exponent ≤ f(m·2^e) ≤ upper·2^exponent``.
@@ -106,8 +107,8 @@ def log(mantissa: int, exponent: int, precision: int) -> Bracket:
 
     Write ``x = 2^e·m`` with ``m ∈ [3/4, 3/2)`` and let ``c = j/64`` be nearest to ``m``; then
     ``ln x = e ln 2 + ln c + 2 atanh((m − c)/(m + c))`` where the last argument is exact and below 1/190.  Error: the stored
-    constants, truncated to w bits, are off by less than 2 units, hence ``2|e| + 2``, and twice that of the series.  If ``e = 0``
-    and ``c = 1`` the constants are not used and the working precision grows by the bits that cancel.
+    constants, truncated to w bits, are off by less than 2 units, hence ``2|e| + 2``, and twice that of the series.  If
+    ``e = 0`` and ``c = 1`` the constants are not used and the working precision grows by the bits that cancel.
     """
     assert mantissa > 0 and precision <= MAX_PRECISION
     scale = mantissa.bit_length()

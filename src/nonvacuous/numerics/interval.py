@@ -1,10 +1,10 @@
 """Interval arithmetic at a fixed 120 bits, rounded outward: the arithmetic every certificate is checked in.
 
-``iv`` is a private mpmath interval context (not the global ``mpmath.iv``).  ``+ - * /`` and integer powers are mpmath's, which
-are exact integer operations followed by one directed rounding; ``log``, ``exp`` and ``sqrt`` are
-:mod:`nonvacuous.numerics.elementary`, whose error is counted.  The precision cannot be changed and no call mutates anything, so
-``iv`` may be used from any number of threads.  Comparisons are *certain*: ``x < y`` is True only if it holds for every point of
-both intervals, so ``not (x < y)`` does not mean ``x >= y``.
+``iv`` is a private mpmath interval context (not the global ``mpmath.iv``).  ``+ - * /`` and integer powers are mpmath's:
+exact integer operations, each followed by a directed rounding; ``log``, ``exp`` and ``sqrt`` are
+:mod:`nonvacuous.numerics.elementary`, whose error is counted.  The precision cannot be changed and no call mutates anything,
+so ``iv`` may be used from any number of threads.  Comparisons are *certain*: ``x < y`` is True only if it holds for every
+point of both intervals, so ``not (x < y)`` does not mean ``x >= y``.
 
 >>> x = iv.log(iv.mpf(1) / 3)
 >>> lower(x), upper(x)
@@ -20,8 +20,8 @@ from collections.abc import Callable
 from numbers import Rational, Real
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
-from mpmath import libmp  # type: ignore[import-untyped]
-from mpmath.ctx_iv import MPIntervalContext  # type: ignore[import-untyped]
+from mpmath import libmp
+from mpmath.ctx_iv import MPIntervalContext
 
 from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.numerics import elementary
@@ -99,10 +99,8 @@ class OutwardContext(MPIntervalContext):  # type: ignore[misc]
     def _enclose(self, bracket: elementary.Bracket) -> Interval:
         low, high, exponent = bracket
         a = libmp.from_man_exp(low, exponent, PRECISION, libmp.round_floor)
-        if high == elementary.UNBOUNDED:
-            b = libmp.finf
-        else:
-            b = libmp.from_man_exp(high, exponent, PRECISION, libmp.round_ceiling)
+        unbounded = high == elementary.UNBOUNDED
+        b = libmp.finf if unbounded else libmp.from_man_exp(high, exponent, PRECISION, libmp.round_ceiling)
         result: Interval = self.make_mpf((a, b))
         return result
 
@@ -196,6 +194,16 @@ def _power(base: Any, exponent: Any) -> Any:
 
 iv = OutwardContext()
 """The context of this package."""
+
+
+def enclose(x: Number) -> Interval:
+    """x as an interval: exactly if 120 bits hold it.
+
+    >>> lower(enclose(0.1)) == upper(enclose(0.1)) == 0.1
+    True
+    """
+    result: Interval = iv.convert(x)
+    return result
 
 
 def is_interval(x: object) -> TypeGuard[Interval]:
