@@ -67,9 +67,9 @@ def cost(module: nn.Module, example_input: Any) -> Cost:
     kernel K × K with L × L × C' outputs takes ``C·K·K·L·L·C'`` MACs and twice as many flops; every output is an inner
     product of N = C·K·K terms, which is N products and N − 1 sums.  The slide's ``2(CKK − 1)`` operations an output is
     therefore off by one: it is ``2CKK − 1``, and that is ``operations`` here.  Products with zero padding count, as in the
-    slide.  A transposed convolution takes ``C'·K·K`` MACs an *input* (C' of the group).  Attention takes ``2·L·S·E`` MACs a batch element and query
-    width E: QKᵀ and AV, whichever kernel computes it, masked or not.  Recurrent layers take all gates' products at every step;
-    nn.Bilinear the matrix products ``xᵀW`` and ``(xᵀW)y``.
+    slide.  A transposed convolution takes ``C'·K·K`` MACs an *input* (C' of the group).  Attention takes ``2·L·S·E`` MACs a
+    batch element (L queries, S keys, width E over all heads): QKᵀ and AV, whichever kernel computes it, masked or not.
+    Recurrent layers take all gates' products at every step, nn.Bilinear the matrix products ``xᵀW`` and ``(xᵀW)y``.
 
     The model runs once, as it is, without gradients, in eval mode; each submodule's mode is restored.  Operators are seen
     below autograd, so that fused attention and the encoder layers' fast path count like the same mathematics written out.
