@@ -67,7 +67,7 @@ def as_sample(
 
     ``role`` only names it in messages. A shuffling loader is read in its data set's order instead, which `Sample.notes`
     records. A source whose first examples differ between two readings (augmentation) is refused: a certificate speaks of
-    fixed numbers.
+    fixed numbers. ``uint8`` inputs count as pictures and are divided by 255 (all types: `nonvacuous.runtime.values`).
 
     :raises InvalidInput: unusable type, unequal lengths, empty, text or objects, data that change between readings.
     """

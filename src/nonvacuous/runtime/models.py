@@ -145,7 +145,7 @@ def outputs(model: nn.Module, inputs: Inputs) -> Tensor:
     try:
         result: Any = model(**inputs) if isinstance(inputs, dict) else model(inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         shapes = (
             {k: tuple(v.shape) for k, v in inputs.items()}
