@@ -1,0 +1,37 @@
+"""What can be promised about a trained network, where its error is, and what would reduce it.
+
+The names below load lazily: ``import nonvacuous`` loads no PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nonvacuous._version import __version__
+
+if TYPE_CHECKING:
+    from nonvacuous.auditing.run import Audit, audit
+    from nonvacuous.auditing.levels import verify
+    from nonvacuous.core.certificate import Certificate, Indicator
+
+__all__ = ["Audit", "Certificate", "Indicator", "__version__", "audit", "verify"]
+
+_HOME = {
+    "Audit": "nonvacuous.auditing.run",
+    "audit": "nonvacuous.auditing.run",
+    "verify": "nonvacuous.auditing.levels",
+    "Certificate": "nonvacuous.core.certificate",
+    "Indicator": "nonvacuous.core.certificate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nonvacuous' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

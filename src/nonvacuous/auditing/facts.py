@@ -1,0 +1,151 @@
+"""What an audit says besides its certificates: recorded facts, indicators, and the error budget."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nonvacuous.auditing.budget import Budget, budget
+from nonvacuous.auditing.plan import LOWER
+from nonvacuous.auditing.result import Facts, SampleFacts
+from nonvacuous.bounds.heldout import BettingBound, BinomialTailBound, rounded_up
+from nonvacuous.core.certificate import Certificate, Indicator
+from nonvacuous.core.ledger import Ledger
+from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.measures.capacity import parameter_count
+from nonvacuous.measures.risks import Observation
+from nonvacuous.measures.subject import Subject
+from nonvacuous.runtime.data import Sample, conflict_floor
+
+MARGIN_BINS = 40
+
+
+def facts(subject: Subject, name: str | None, delta: float, seed: int, seconds: float) -> Facts:
+    """The audit's record of what it was given and what it did."""
+    module, trials, test = subject.predictor.module, subject.trials, subject.test
+    forward = subject.train.forward_seconds + (test.forward_seconds if test else 0.0)
+    reading = subject.train.seconds + (test.seconds if test else 0.0) - forward
+    edges = _margin_edges([seen for seen in (subject.train, test) if seen is not None])
+    examples = subject.train.n + (test.n if test else 0) + (len(trials.means) * trials.batch_size if trials else 0)
+    return Facts(
+        model=name or type(subject.predictor.model).__name__,
+        parameters=parameter_count(module) if module is not None else 0,
+        loss=subject.loss.name,
+        delta=delta,
+        train=_sample_facts(subject.train_sample, subject.train, edges),
+        test=_sample_facts(subject.test_sample, test, edges) if test and subject.test_sample else None,
+        overlap=len(test.counted) if test else 0,
+        initial=subject.initial is not None,
+        seed=seed,
+        device=str(subject.predictor.device),
+        seconds={
+            "forward": forward,
+            "reading": reading,
+            "drawing": trials.seconds if trials else 0.0,
+            "rest": max(0.0, seconds - forward - reading - (trials.seconds if trials else 0.0)),
+        },
+        passes=examples / subject.train.n,
+    )
+
+
+def _margin_edges(seen: list[Observation]) -> np.ndarray | None:
+    """Common bin edges for all samples' margins, with 0 among them."""
+    known = [observation.margins for observation in seen if observation.margins is not None]
+    if not known or not all(len(m) for m in known):
+        return None
+    finite = np.concatenate(known)
+    low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
+    width = (high - low) / MARGIN_BINS or 1.0
+    first, last = int(np.floor(low / width)), int(np.ceil(high / width))
+    return width * np.arange(first, max(last, first + 1) + 1)
+
+
+def _sample_facts(sample: Sample, seen: Observation, edges: np.ndarray | None) -> SampleFacts:
+    counts = () if edges is None or seen.margins is None else tuple(int(c) for c in np.histogram(seen.margins, edges)[0])
+    return SampleFacts(
+        name=sample.name,
+        n=seen.n,
+        risk=seen.risk.midpoint,
+        errors=None if seen.wrong is None else seen.errors,
+        digest=seen.fingerprint.digest,
+        classes=None if sample.regression else sample.classes,
+        margin_edges=() if edges is None or not counts else tuple(float(e) for e in edges),
+        margin_counts=counts,
+        notes=sample.notes,
+    )
+
+
+def indicators(subject: Subject) -> tuple[Indicator, ...]:
+    """Numbers that describe and promise nothing."""
+    train, test = subject.train, subject.test
+    found = [_indicator("training_risk", train.risk, "it was computed on the data the model was fitted to", "loss")]
+    if test is not None:
+        found.append(_indicator("held_out_risk", test.risk, "a mean over one sample, without its confidence", "loss"))
+        found.append(
+            _indicator("measured_gap", test.risk - train.risk, "the difference of two means, without confidence", "loss")
+        )
+    if train.margins is not None:
+        tenth = float(np.quantile(train.margins, 0.1))
+        found.append(
+            Indicator(
+                "margin_tenth_percentile",
+                tenth,
+                tenth,
+                "margins alone bound nothing: the scale of the weights matters",
+                "score",
+            )
+        )
+    if subject.trials is not None:
+        trials = subject.trials
+        mean = float(np.mean(trials.means))
+        found.append(
+            Indicator(
+                "gibbs_training_risk", mean, mean, "a Monte-Carlo mean, without its confidence", "loss", predictor="gibbs"
+            )
+        )
+        found.append(
+            _indicator(
+                "posterior_kl",
+                trials.posterior.kl_nats,
+                "a number a PAC-Bayes bound uses, not a bound itself",
+                "nats",
+                "gibbs",
+            )
+        )
+    return tuple(found)
+
+
+def _indicator(name: str, number: Measured, reason: str, unit: str, predictor: str = "deterministic") -> Indicator:
+    return Indicator(name, number.lower, number.upper, reason, unit, predictor)
+
+
+def error_budget(subject: Subject, certificates: list[Certificate], ledger: Ledger) -> Budget:
+    """The budget's first form; see :mod:`nonvacuous.auditing.budget`."""
+    own = [c.value for c in certificates if c.predictor == "deterministic"]
+    top = min(own, default=1.0)
+    delta = sum(ledger.spent.values())
+    certified = Measured(0.0, top, Kind.CONFIDENCE, delta) if own else Measured(0.0, 1.0, Kind.EXACT)
+    low = 0.0 if subject.test is None else lower_limit(subject.test, ledger.spent[LOWER], binary=subject.loss.binary)
+    risk = Measured(min(low, top), top, Kind.CONFIDENCE, delta) if own or low > 0 else Measured(0.0, 1.0, Kind.EXACT)
+    return budget(subject.train.risk, _floor(subject), risk, certified)
+
+
+def lower_limit(seen: Observation, delta: float, *, binary: bool) -> float:
+    """With probability 1 − ``delta`` the risk is at least this: the upper bound of 1 − loss, turned over.
+
+    Examples counted as errors only because training has seen them are counted as correct here.
+    """
+    gain = 1.0 - seen.losses
+    gain[seen.counted] = 1.0
+    if binary:
+        tail = BinomialTailBound()
+        return 1.0 - tail.solve(tail.Evidence(errors=int(gain.sum()), n=seen.n), delta)
+    betting = BettingBound()
+    return 1.0 - betting.solve(betting.Evidence(losses=rounded_up(gain.tolist()), n=seen.n), delta)
+
+
+def _floor(subject: Subject) -> float:
+    """Least training risk any function of the inputs reaches (0–1 loss; 0 where equal inputs force nothing)."""
+    if not subject.loss.binary or subject.loss.regression:
+        return 0.0
+    seen = subject.train.fingerprint
+    return conflict_floor(seen.examples, seen.targets) / subject.train.n

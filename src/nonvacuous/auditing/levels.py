@@ -1,0 +1,93 @@
+"""The verb ``verify``: level one (digest and arithmetic) for everybody, level two (evidence) for who has the model and the data.
+
+Level one imports no PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nonvacuous.core.certificate import Certificate
+from nonvacuous.core.errors import InvalidInput, NonvacuousError
+from nonvacuous.verification import Checked, Verification, certificate_files, check
+
+What = str | Path | Certificate
+
+
+def verify(
+    what: What | Iterable[What],
+    *,
+    model: Any = None,
+    weights: str | Path | None = None,
+    train: Any = None,
+    test: Any = None,
+    initial: Any = None,
+    batch_size: int = 256,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Verification:
+    """Check certificates: files, directories of them, or :class:`~nonvacuous.core.certificate.Certificate` objects.
+
+    Without a model: is each what was issued (digest), and does its bound give its value (arithmetic)? With ``model`` and the samples
+    the certificates speak of, their evidence is measured again as well. ``weights`` are read into ``model`` first; ``initial`` is
+    the network before training, where a certificate measured distances from it.
+
+    Never raises for a bad certificate, which is refused with a message; raises
+    :class:`~nonvacuous.core.errors.InvalidInput` for paths that do not exist and samples that are missing.
+    """
+    results = _level_one(what)
+    if model is None:
+        given = [
+            name
+            for name, value in (("weights", weights), ("train", train), ("test", test), ("initial", initial))
+            if value is not None
+        ]
+        if given:
+            raise InvalidInput(f"to measure the evidence again, a model is needed besides {', '.join(given)}")
+        return Verification(tuple(results))
+    from nonvacuous.auditing.remeasuring import Remeasuring
+
+    if weights is not None:
+        from nonvacuous.runtime.weights import load_weights
+
+        load_weights(model, weights)
+    again = Remeasuring(
+        model, train=train, test=test, initial=initial, batch_size=batch_size, device=device, progress=progress
+    )
+    return Verification(tuple(_level_two(result, again) for result in results))
+
+
+def _level_one(what: What | Iterable[What]) -> list[Checked]:
+    items: list[What] = [what] if isinstance(what, str | Path | Certificate) else list(what)
+    results: list[Checked] = []
+    for item in items:
+        if isinstance(item, Certificate):  # its constructor has checked the arithmetic
+            results.append(
+                Checked(item.bound, item, True, 1, f"{item.bound}: risk ≤ {item.value!r} follows from the stated evidence")
+            )
+        else:
+            results += [check(file) for file in certificate_files([item])]
+    if not results:
+        raise InvalidInput("nothing to verify: give at least one certificate, file or directory")
+    return results
+
+
+def _level_two(result: Checked, again: Any) -> Checked:
+    if result.certificate is None:
+        return replace(result, level=2)
+    try:
+        differences = again.differences(result.certificate)
+    except InvalidInput:
+        raise
+    except NonvacuousError as error:
+        differences = [str(error)]
+    if differences:
+        return replace(result, ok=False, level=2, message="evidence: " + "; ".join(differences))
+    return replace(
+        result,
+        level=2,
+        message=f"{result.certificate.bound}: evidence measured again, risk ≤ {result.certificate.value!r} holds",
+    )

@@ -1,0 +1,127 @@
+"""What an audit returns: certificates, indicators, the budget, and the facts they rest on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nonvacuous._version import __version__
+from nonvacuous.auditing.budget import Budget, Part
+from nonvacuous.core.certificate import Certificate, Indicator
+from nonvacuous.core.measured import Measured
+
+AUDIT_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A bound that was not applied, and why."""
+
+    bound: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """What was seen of one sample in its single pass.
+
+    ``risk``, ``errors`` (None for regression), ``margin_edges`` and ``margin_counts`` (histogram of the margins, negative where
+    misclassified; empty where there are none), ``digest`` SHA-256 of the content in order, ``notes`` in plain words.
+    """
+
+    name: str
+    n: int
+    risk: float
+    errors: int | None
+    digest: str
+    classes: int | None = None
+    margin_edges: tuple[float, ...] = ()
+    margin_counts: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the audit recorded besides numbers with a guarantee."""
+
+    model: str
+    parameters: int
+    loss: str
+    delta: float
+    train: SampleFacts
+    test: SampleFacts | None
+    overlap: int
+    """Test examples whose input also occurs in the training sample; each was counted as an error."""
+    initial: bool
+    """Whether initial weights were given."""
+    seed: int
+    device: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time by phase: 'forward' is the model's own, the rest the audit's."""
+    passes: float = 0.0
+    """Forward-pass equivalents over the training sample."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Result of :func:`nonvacuous.audit`.
+
+    Attributes: ``certificates`` tightest first, all of which hold at once with probability 1 − δ; ``indicators``; ``budget``;
+    ``facts``; ``skipped`` bounds with reasons; ``ledger`` the shares of δ, declared before the data were read.
+    """
+
+    certificates: tuple[Certificate, ...]
+    indicators: tuple[Indicator, ...]
+    budget: Budget
+    facts: Facts
+    skipped: tuple[Skipped, ...]
+    ledger: dict[str, float]
+
+    @property
+    def best(self) -> Certificate:
+        """The tightest certificate that speaks of the network as given, for the requested loss."""
+        own = [c for c in self.certificates if c.predictor == "deterministic" and c.loss == self.facts.loss]
+        if not own:
+            raise LookupError("this audit issued no certificate for the network as given; see .skipped for the reasons")
+        return min(own, key=lambda certificate: certificate.value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``audit.json``; its schema is documented in ``docs/audit_schema.md``."""
+        return {
+            "schema": AUDIT_SCHEMA,
+            "version": __version__,
+            "facts": asdict(self.facts),
+            "budget": {
+                "parts": [_part(part) for part in self.budget.parts],
+                "risk": _part(self.budget.risk),
+                "sum": _measured(self.budget.sum),
+            },
+            "certificates": [json.loads(certificate.to_json()) for certificate in self.certificates],
+            "indicators": [asdict(indicator) for indicator in self.indicators],
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+            "ledger": dict(self.ledger),
+        }
+
+    def save(self, directory: str | Path, force: bool = False) -> Path:
+        """Write ``audit.html``, ``audit.json`` and ``certificates/*.json``, all or nothing; returns the directory.
+
+        Raises :class:`~nonvacuous.core.errors.InvalidInput` if it holds files already and ``force`` is not set.
+        """
+        from nonvacuous.auditing.files import write
+
+        return write(self, Path(directory), force=force)
+
+    def _repr_html_(self) -> str:
+        from nonvacuous.auditing.report import fragment
+
+        return fragment(self)
+
+
+def _measured(number: Measured) -> dict[str, Any]:
+    return {"lower": number.lower, "upper": number.upper, "kind": number.kind.name.lower(), "delta": number.delta}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {"name": part.name, "symbol": part.symbol, **_measured(part.measured), "source": part.source}

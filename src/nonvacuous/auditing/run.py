@@ -1,0 +1,194 @@
+"""The verb ``audit``: one pass over each sample, then every certificate the plan declared."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nonvacuous.auditing.certification import certificate
+from nonvacuous.auditing.facts import error_budget, facts, indicators
+from nonvacuous.auditing.plan import Plan, plan
+from nonvacuous.auditing.progress import Progress, progress_bar
+from nonvacuous.auditing.result import Audit, Skipped
+from nonvacuous.core.bound import Predictor as Kinds
+from nonvacuous.core.certificate import Certificate
+from nonvacuous.core.errors import InvalidInput, NonvacuousError
+from nonvacuous.core.ledger import check_delta
+from nonvacuous.measures import posterior
+from nonvacuous.measures.losses import Loss, named
+from nonvacuous.measures.predictor import Predictor, as_predictor
+from nonvacuous.measures.risks import Observation, observe
+from nonvacuous.measures.subject import Subject, Trials
+from nonvacuous.runtime.data import Sample, as_sample, overlap
+from nonvacuous.runtime.weights import weights_digest
+
+MOST_OVERLAP = 0.01
+"""Fraction of the test inputs that may occur in the training sample before the audit asks whether the split is broken."""
+
+TRIAL_EXAMPLES = 64
+
+
+def audit(
+    model: Any,
+    *,
+    train: Any,
+    test: Any = None,
+    loss: str | Loss = "zero_one",
+    delta: float = 0.05,
+    initial: nn.Module | None = None,
+    device: str = "cpu",
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: bool = False,
+    allow_overlap: bool = False,
+    name: str | None = None,
+) -> Audit:
+    """Certificates, indicators and the error budget of a trained model.
+
+    Args:
+        model: an ``nn.Module``, an estimator with ``.predict``, or a function of a batch; used in evaluation mode, restored after.
+        train, test: a ``Dataset``, a ``DataLoader`` without shuffling or augmentation, or ``(x, y)``; ``test`` may be absent.
+        loss: a word of :func:`nonvacuous.measures.losses.named`, or a :class:`~nonvacuous.measures.losses.Loss`.
+        delta: all certificates hold at once with probability at least 1 − delta.
+        initial: the network before training, fixed before the data were seen; without it the reference is zero.
+        progress: show a bar with the time left on stderr.
+        allow_overlap: go on although more than 1 % of the test inputs occur in ``train`` (each is counted as an error either way).
+        name: how reports call the model.
+
+    Raises :class:`~nonvacuous.core.errors.InvalidInput` and its kin, each with a remedy.
+    """
+    delta, loss = check_delta(delta), named(loss)
+    predictor = as_predictor(model, device)
+    if initial is not None and not isinstance(initial, nn.Module):
+        raise InvalidInput("initial is the network before training, an nn.Module of the same architecture")
+    samples = _samples(train, test, loss)
+    begun = time.perf_counter()
+    declared = plan(delta, loss, held_out=samples[1] is not None, network=predictor.module is not None)
+    trials = _trial_count(samples[0]) if any(p.predictor is Kinds.GIBBS for p in declared.planned) else 0
+    with progress_bar(progress) as bar:
+        seen = observed(predictor, samples, loss, batch_size, allow_overlap, bar)
+        subject = Subject(predictor, loss, *samples, *seen, initial)
+        subject, skipped = _with_trials(subject, trials, seed, bar)
+        weights = weights_digest(predictor.module) if predictor.module is not None else None
+        certificates, more = _certificates(subject, declared, seed, weights, bar)
+    return Audit(
+        certificates=tuple(sorted(certificates, key=lambda c: (c.value, c.bound))),
+        indicators=indicators(subject),
+        budget=error_budget(subject, certificates, declared.ledger),
+        facts=facts(subject, name, delta, seed, time.perf_counter() - begun),
+        skipped=(*declared.skipped, *skipped, *more),
+        ledger=dict(declared.ledger.spent),
+    )
+
+
+def stream_seed(seed: int, purpose: str) -> int:
+    """An independent 63-bit seed for each purpose of one run."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()) >> 1
+
+
+def _samples(train: Any, test: Any, loss: Loss) -> tuple[Sample, Sample | None]:
+    first = as_sample(train, "train", regression=loss.regression)
+    return first, None if test is None else as_sample(test, "test", regression=loss.regression)
+
+
+def _trial_count(sample: Sample) -> int:
+    return int(np.clip(2 * sample.n // TRIAL_EXAMPLES, 500, 2000))
+
+
+def observed(
+    predictor: Predictor,
+    samples: tuple[Sample, Sample | None],
+    loss: Loss,
+    batch_size: int,
+    allow_overlap: bool,
+    bar: Progress,
+) -> tuple[Observation, Observation | None]:
+    """One pass over each sample; test examples that training has seen count as errors."""
+    train, test = samples
+    with bar.task("reading the training sample", train.n) as advance:
+        first = observe(predictor, train, loss, batch_size=batch_size, advance=advance)
+    if test is None:
+        return first, None
+    with bar.task("reading the test sample", test.n) as advance:
+        second = observe(predictor, test, loss, batch_size=batch_size, advance=advance)
+    both = overlap(first.fingerprint.examples, second.fingerprint.examples)
+    if len(both) > MOST_OVERLAP * test.n and not allow_overlap:
+        raise InvalidInput(
+            f"{len(both)} of {test.n} test inputs also occur in the training sample (first at test position {both[0]}): a certificate "
+            "needs examples that training never saw. Remove them from the test sample; or, if such repeats belong to the problem, allow "
+            "the overlap (--allow-overlap, allow_overlap=True), and each will be counted as an error"
+        )
+    return first, second.counting_as_errors(both) if len(both) else second
+
+
+def _with_trials(subject: Subject, trials: int, seed: int, bar: Progress) -> tuple[Subject, list[Skipped]]:
+    """The subject with draws of the Gibbs classifier, or the reason why there are none."""
+    if not trials:
+        return subject, []
+    begun = time.perf_counter()
+    begun = time.perf_counter()
+    try:
+        module = subject.module
+        posterior.check_sampleable(module, subject.initial)
+        with bar.task("choosing the posterior's noise", None):
+            chosen = posterior.chosen(
+                subject.predictor,
+                module,
+                subject.initial,
+                subject.train_sample,
+                subject.loss,
+                seed=stream_seed(seed, "posterior search"),
+            )
+        size = min(TRIAL_EXAMPLES, subject.train.n)
+        stream = stream_seed(seed, "gibbs trials")
+        with bar.task("drawing networks from the posterior", trials * size) as advance:
+            means = trial_means(subject, chosen, trials, size, stream, advance)
+    except NonvacuousError as error:
+        return subject, [Skipped("gibbs", str(error))]
+    seconds = time.perf_counter() - begun
+    return replace(subject, trials=Trials(chosen, tuple(means), size, stream, seconds)), []
+
+
+def trial_means(
+    subject: Subject,
+    chosen: posterior.GaussianPosterior,
+    trials: int,
+    size: int,
+    stream: int,
+    advance: Callable[[int], None] | None = None,
+) -> list[float]:
+    """The Gibbs trials of one stream: the same numbers whenever they are drawn again."""
+    return posterior.drawn_losses(
+        subject.predictor,
+        chosen,
+        subject.train_sample,
+        subject.loss,
+        draws=trials,
+        batch_size=size,
+        generator=torch.Generator().manual_seed(stream),
+        advance=advance,
+    )
+
+
+def _certificates(
+    subject: Subject, declared: Plan, seed: int, weights: str | None, bar: Progress
+) -> tuple[list[Certificate], list[Skipped]]:
+    issued, skipped = [], []
+    with bar.task("certifying", len(declared.planned)) as advance:
+        for planned in declared.planned:
+            if planned.predictor is Kinds.GIBBS and subject.trials is None:
+                skipped.append(Skipped(planned.bound.name, "no network could be drawn from a posterior (see gibbs)"))
+                continue
+            try:
+                issued.append(certificate(subject, planned, ledger=declared.ledger.spent, seed=seed, weights=weights))
+            except NonvacuousError as error:
+                skipped.append(Skipped(planned.bound.name, str(error)))
+            advance(1)
+    return issued, skipped

@@ -1,0 +1,1 @@
+"""Functions that turn a model and its data into measured numbers."""

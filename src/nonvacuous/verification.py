@@ -1,0 +1,95 @@
+"""Level one of verification: is a certificate what was issued, and does its arithmetic hold?
+
+Reads files, imports no PyTorch, and searches nothing: each certificate states its value, and the theorem's predicate is asked once.
+Evidence is taken as stated; measuring it again is level two (:func:`nonvacuous.verify` with a model and data).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nonvacuous.core.certificate import Certificate
+from nonvacuous.core.errors import CertificateRefused, InvalidInput
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Outcome for one certificate: ``ok``, the ``level`` reached (1 arithmetic, 2 evidence), and ``message`` saying what or why not."""
+
+    source: str
+    certificate: Certificate | None
+    ok: bool
+    level: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Outcomes in the order of their files."""
+
+    results: tuple[Checked, ...]
+
+    @property
+    def verified(self) -> int:
+        """Certificates that hold at the level asked for."""
+        return sum(result.ok for result in self.results)
+
+    @property
+    def refused(self) -> int:
+        """Certificates that do not."""
+        return len(self.results) - self.verified
+
+    @property
+    def ok(self) -> bool:
+        """Whether all hold."""
+        return bool(self.results) and self.refused == 0
+
+    @property
+    def summary(self) -> str:
+        """One line: how many hold, at which level, and how many were refused."""
+        if any(result.level == 2 for result in self.results):
+            return f"{self.verified} verified, {self.refused} refused"
+        return f"{self.verified} consistent (evidence unchecked), {self.refused} refused"
+
+
+def certificate_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The certificate files meant by paths: files as they are, directories by their ``certificates/*.json``.
+
+    A directory that is itself named ``certificates``, or that holds certificates directly, gives its ``*.json``.
+    Raises :class:`InvalidInput` if a path does not exist or a directory holds none.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(path.rglob("certificates/*.json")) or sorted(path.glob("*.json"))
+            inside = [file for file in inside if file.name not in ("audit.json", "certify.json")]
+            if not inside:
+                raise InvalidInput(
+                    f"{path} holds no certificates: give a certificate's file, or the directory `nonvacuous audit` wrote"
+                )
+            files += inside
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InvalidInput(f"{path} does not exist")
+    if not files:
+        raise InvalidInput("nothing to verify: give at least one certificate file or directory")
+    return files
+
+
+def check(path: str | Path) -> Checked:
+    """Level one for one file; never raises for a bad certificate."""
+    try:
+        certificate = Certificate.load(path)
+    except CertificateRefused as error:
+        return Checked(str(path), None, False, 1, str(error))
+    return Checked(
+        str(path), certificate, True, 1, f"{certificate.bound}: risk ≤ {certificate.value!r} follows from the stated evidence"
+    )
+
+
+def check_files(paths: Iterable[str | Path]) -> Verification:
+    """Level one for all certificates under the paths."""
+    return Verification(tuple(check(file) for file in certificate_files(paths)))
