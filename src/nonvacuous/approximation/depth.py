@@ -17,12 +17,11 @@ DEEPEST_SAWTOOTH = 52
 class Sawtooth(nn.Module):
     """tri∘…∘tri, k times: 2^(k−1) teeth of height 1 on [0, 1] from 2k ReLUs, elementwise on tensors of any shape.
 
-    tri(x) = 2 relu(x) − 4 relu(x − ½); at x = (2^k)⁻¹·j it is 0 for even j and 1 for odd j.  Every float64 in
-    [0, 1] is mapped without rounding error (2x is exact, and so is 2 − 2x for x ≥ ½), up to the k at which all land on 0.  Outside [0, 1] the slide's
-    ``tri`` is 0, thanks to an outer relu; this one is 0 below 0 and falls below 0 above 1 for the first layer, so it is 0 there
-    for k ≥ 2 too: the functions differ at x > 1 for k = 1 only.
+    tri(x) = 2 relu(x) − 4 relu(x − ½); at x = j/2^k it is 0 for even j and 1 for odd j.  Every float64 in [0, 1] is mapped without
+    rounding error (2x is exact, and so is 2 − 2x for x ≥ ½).  Outside [0, 1] the slide's ``tri`` is 0, by an outer relu; this
+    one is too for k ≥ 2, and 2 − 2x above 1 for k = 1.
 
-    Source: Telgarsky 2015 (arXiv 1509.08101), Lemma 3.8; Ollion and Grisel, "Efficient Oscillations with Composition".
+    Source: Telgarsky 2015 (arXiv 1509.08101); Ollion and Grisel, "Efficient Oscillations with Composition".
 
     >>> Sawtooth(3)(torch.arange(9) / 8).tolist()
     [0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0]
@@ -156,7 +155,8 @@ def alternating_points(k: int) -> tuple[Tensor, Tensor]:
 def misclassified_floor(k: int, widths: Sequence[int]) -> float:
     """A lower bound on the error share, on :func:`alternating_points`, of 1[g ≥ ½] for a ReLU network g: ½ − (p + 1)/2^(k+1).
 
-    g has at most p pieces (:func:`most_pieces`), and 1[g ≥ ½] is constant on at most p + 1 runs of neighbouring points, and wrong on at least (b − 1)/2 of a run of b:
+    g has at most p pieces (:func:`most_pieces`), so that 1[g ≥ ½] is constant on at most p + 1 runs of neighbouring points,
+    and wrong on at least (b − 1)/2 of a run of b:
     (n − p − 1)/2 of n = 2^k in all.  Telgarsky's Theorem 1.1 reads: at most 2^((k−3)/l − 1) units in each of l layers leave an
     error of 1/6; with p ≤ (2m)^l ≤ 2^(k−3) this gives 7/16 − 2^(−k−1) there.
 
