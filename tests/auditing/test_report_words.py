@@ -40,6 +40,11 @@ def test_an_interval_is_shown_rounded_outward(a: float, b: float) -> None:
     assert ends[1] >= Decimal(high) - wording.DUST
 
 
+def test_both_ends_of_an_interval_have_as_many_digits() -> None:
+    assert wording.interval(Measured(-0.00092, 0.0377, Kind.CONFIDENCE, 0.05), "zero_one") == f"−0.10 to 3.77{THIN}%"
+    assert wording.interval(Measured(0.00001, 0.00052, Kind.CONFIDENCE, 0.05), "zero_one") == f"0.001 to 0.052{THIN}%"
+
+
 def test_the_dust_of_outward_rounding_is_not_shown() -> None:
     noisy = Measured.exact(0.062) + 0.0 - 0.0
     assert noisy.lower < 0.062 < noisy.upper

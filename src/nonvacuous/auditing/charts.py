@@ -224,7 +224,7 @@ def _rows(rows: Sequence[Row], low: float, high: float, per_cent: bool) -> go.Fi
         )
     figure.update_layout(
         **_layout(ROW * max(len(rows), 1) + 46),
-        margin={"l": 2, "r": 18, "t": 8, "b": 38},
+        margin={"l": 16, "r": 20, "t": 8, "b": 38},
         barmode="overlay",
         xaxis={
             "range": [low, high],

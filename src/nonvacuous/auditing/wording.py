@@ -96,16 +96,22 @@ def interval(measured: Measured, loss: str) -> str:
     scale = 100 if is_share(loss) else 1
     if measured.lower == measured.upper:
         return observed(measured.lower, loss).replace("-", "−")
-    ends = (_outward(measured.lower, scale, ROUND_FLOOR), _outward(measured.upper, scale, ROUND_CEILING))
+    finite = [abs(Decimal(end)) * scale for end in (measured.lower, measured.upper) if isfinite(end)]
+    digits = _digits(max(finite, default=Decimal(0)))
+    ends = [
+        _outward(end, scale, digits, rounding)
+        for end, rounding in ((measured.lower, ROUND_FLOOR), (measured.upper, ROUND_CEILING))
+    ]
     return f"{ends[0]} to {ends[1]}{unit}".replace("-", "−")
 
 
-def _outward(end: float, scale: int, rounding: str) -> str:
+def _outward(end: float, scale: int, digits: int, rounding: str) -> str:
     if not isfinite(end):
         return "∞" if end > 0 else "-∞"
-    exact = Decimal(end) * scale
-    near = Decimal(rounded(exact, ROUND_HALF_EVEN))
-    return rounded(near if abs(near - exact) <= DUST * scale else exact, rounding)
+    exact, step = Decimal(end) * scale, Decimal(1).scaleb(-digits)
+    near = exact.quantize(step, rounding=ROUND_HALF_EVEN)
+    shown = near if abs(near - exact) <= DUST * scale else exact.quantize(step, rounding=rounding)
+    return "0" if shown == 0 else f"{shown:f}"
 
 
 def rounded(number: Decimal, rounding: str) -> str:
@@ -116,9 +122,12 @@ def rounded(number: Decimal, rounding: str) -> str:
     """
     if number == 0:
         return "0"
-    digits = min(max(2, 1 - number.adjusted()), 12)
-    shown = number.quantize(Decimal(1).scaleb(-digits), rounding=rounding)
+    shown = number.quantize(Decimal(1).scaleb(-_digits(number)), rounding=rounding)
     return "0" if shown == 0 else f"{shown:f}"
+
+
+def _digits(number: Decimal) -> int:
+    return 2 if number == 0 else min(max(2, 1 - number.adjusted()), 12)
 
 
 def confidence(delta: float) -> str:
@@ -214,7 +223,7 @@ def evidence(certificate: Certificate) -> list[tuple[str, str, str]]:
     for name, value in certificate.evidence.items():
         entry = QUANTITIES.get(name)
         label = f"{words(name)} ({entry.symbol})" if entry and entry.symbol != name else words(name)
-        rows.append((label, plain(value), "" if entry is None else f"{entry.description} Unit: {entry.unit}."))
+        rows.append((label, plain(value), "" if entry is None else entry.description))
     return rows
 
 
