@@ -46,3 +46,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = invoke(*words.split(), weights)
     assert result.exit_code == 0, result.stderr
     return weights
+
+
+@pytest.fixture(scope="session")
+def audited(trained: Path) -> Path:
+    """The folder of an audit of that network with train, test and initial weights. Read only."""
+    out = trained.parent / "audited"
+    result = invoke(*network_words(trained), "--train", "digits", "--test", "digits", "--out", out, "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert (result.stdout, result.stderr) == ("", "")
+    return out
+
+
+def network_words(weights: Path) -> list[object]:
+    """The start of an audit's command line."""
+    initial = weights.with_name("w.initial.safetensors")
+    return ["audit", "--model", "mlp:64-16-10", "--weights", weights, "--initial-weights", initial]

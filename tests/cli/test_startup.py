@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -42,8 +42,8 @@ def test_start_up_is_fast(words: list[str]) -> None:
     assert best_time([sys.executable, *words]) < LIMIT
 
 
-def test_verifying_is_fast_and_loads_no_torch(certificates: Path) -> None:
-    few = sorted((certificates / "certificates").glob("*.json"))[:5]
+def test_verifying_is_fast_and_loads_no_torch(audited: Path) -> None:
+    few = sorted((audited / "certificates").glob("*.json"))[:5]
     words = ["verify", *map(str, few)]
     code = f"""
 import sys
@@ -56,14 +56,15 @@ assert "torch" not in sys.modules, "torch was loaded"
 """
     done = fresh(code)
     assert done.returncode == 0, done.stderr
-    assert best_time([sys.executable, "-m", "nonvacuous", *words]) < 2 * LIMIT  # 0.5 s on an idle machine
+    assert best_time([sys.executable, "-m", "nonvacuous", *words]) < LIMIT
 
 
 def best_time(command: list[str]) -> float:
-    """Best of a few: other tests share the machine."""
+    """Processor seconds, best of a few: unlike the time on the wall, they do not count what other tests do meanwhile."""
     times = []
-    for _ in range(5):
-        begun = time.perf_counter()
+    for _ in range(3):
+        before = os.times()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - begun)
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     return min(times)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from nonvacuous.commands.loading import network, require_weights, sample
 from nonvacuous.commands.options import every_command, trust_model_code
 from nonvacuous.commands.output import Column, Output
 from nonvacuous.commands.places import free_directory
 from nonvacuous.commands.program import Interrupted
-from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.ledger import check_delta
 
 if TYPE_CHECKING:
     from nonvacuous.auditing.result import Audit
     from nonvacuous.core.certificate import Certificate
-
-SHORTHANDS = ("mlp:", "convnet:", "linear:")
 
 
 @click.command(short_help="Certify a trained network and write its report.")
@@ -46,7 +45,7 @@ SHORTHANDS = ("mlp:", "convnet:", "linear:")
     help="zero_one, brier, bounded_cross_entropy[:P], clipped_squared:SCALE, clipped_absolute:SCALE.",
 )
 @click.option("--allow-overlap", is_flag=True, help="Go on when test examples also occur in the training sample.")
-@click.option("--force", is_flag=True, help="Replace what --out holds.")
+@click.option("--force", is_flag=True, help="Replace the audit that DIR holds; other files in it stay.")
 @trust_model_code
 @every_command("--seed", "--device", "--batch-size")
 def audit(
@@ -76,11 +75,9 @@ def audit(
     output = Output(as_json, quiet)
     check_delta(delta)
     free_directory(out, force)
-    if weights is None and spec.startswith(SHORTHANDS):
-        raise InvalidInput(f"--weights is missing: {spec} alone has random weights. `nonvacuous train` makes a weights file")
+    require_weights(spec, weights)
 
     from nonvacuous.auditing.run import audit as run
-    from nonvacuous.commands.loading import network, sample
     from nonvacuous.runtime.training import resolved_device
 
     place = resolved_device(device)
@@ -96,7 +93,7 @@ def audit(
             loss=loss,
             delta=delta,
             initial=initial,
-            device=place,
+            device=str(place),
             batch_size=batch_size,
             seed=seed,
             progress=output.progress,
@@ -106,7 +103,8 @@ def audit(
         result.save(out, force=force)
     except KeyboardInterrupt:
         raise Interrupted(f"nothing was written to {out}") from None
-    output.document(result.to_dict())
+    if as_json:
+        output.document(json.loads((out / "audit.json").read_text(encoding="utf-8")))
     if not quiet:
         _print(result, output, out)
 
@@ -120,8 +118,9 @@ def _print(result: Audit, output: Output, out: Path) -> None:
     if result.skipped:
         output.say()
         output.head("Not applied")
-        for skipped in result.skipped:
-            output.prose(f"{skipped.bound}: {skipped.reason}", indent=2, hang=2)
+        for reason in dict.fromkeys(skipped.reason for skipped in result.skipped):
+            names = ", ".join(skipped.bound for skipped in result.skipped if skipped.reason == reason)
+            output.prose(f"{names}: {reason}", indent=2, hang=2)
     for note in _notes(result):
         output.say()
         output.prose(f"note: {note}", hang=2)
@@ -143,14 +142,22 @@ def _headline(result: Audit, output: Output) -> None:
     if best.vacuous:
         output.prose(f"Every certificate for {facts.model} is vacuous: nothing is promised.")
         return
-    what = "error" if wording.is_share(facts.loss) else f"mean {wording.words(facts.loss)}"
-    output.head(f"With {sure} confidence, the {what} of {facts.model} is at most {_value(best)}.")
+    if wording.is_share(facts.loss):
+        output.head(f"With {sure} confidence, {facts.model} errs on at most {_value(best)} of new examples.")
+    else:
+        what = f"the mean {wording.words(facts.loss)} of {facts.model} on new examples"
+        output.head(f"With {sure} confidence, {what} is at most {_value(best)}.")
     samples = [facts.train] if facts.test is None else [facts.train, facts.test]
     seen = ", ".join(
         f"{_plain(wording.observed(s.risk, facts.loss))} on {s.n:,} {role} examples"
         for s, role in zip(samples, ("training", "test"), strict=False)
     )
-    output.prose(f"Measured: {seen}.")
+    output.prose(f"Measured: {seen}.", hang=2)
+    argued = [assumption.statement for assumption in best.hypotheses if not assumption.checked]
+    if argued:
+        output.say("Provided, which no program can check, that:")
+    for statement in argued:
+        output.prose(f"- {statement[0].lower()}{statement[1:]}", indent=2, hang=2)
 
 
 def _ladder(result: Audit, output: Output) -> None:
@@ -160,19 +167,17 @@ def _ladder(result: Audit, output: Output) -> None:
 
     output.head("Certificates, all of which hold at once")
     columns = [
-        Column("  risk at most", right=True),
+        Column("  risk ≤", right=True),
         Column("bound"),
-        Column("of"),
-        Column("sample"),
+        Column("of", wraps=True),
         Column("n", right=True),
+        Column("sample"),
         Column("δ", right=True),
     ]
     rows = []
     for c in result.certificates:
-        sample = find(c.bound).sample.value
-        rows.append(
-            [_value(c), c.bound, wording.look(c.predictor).name, sample, f"{int(c.evidence['n']):,}", wording.share(c.delta)]
-        )
+        sample, n = find(c.bound).sample.value, f"{int(c.evidence['n']):,}"
+        rows.append([_value(c), c.bound, wording.look(c.predictor).name, n, sample, wording.share(c.delta)])
     vacuous = frozenset(i for i, c in enumerate(result.certificates) if c.vacuous)
     output.table(columns, rows, dim=vacuous)
     if not rows:
@@ -206,7 +211,7 @@ def _indicators(result: Audit, output: Output) -> None:
     columns = [Column("  name"), Column("value", right=True), Column("unit"), Column("why no certificate", wraps=True)]
     rows = []
     for i in result.indicators:
-        value = f"{i.lower:.4g}" if i.lower == i.upper else f"{i.lower:.4g} to {i.upper:.4g}"
+        value = " to ".join(dict.fromkeys((f"{i.lower:.4g}", f"{i.upper:.4g}")))
         rows.append([f"  {i.name}", value, i.unit, i.reason])
     output.table(columns, rows)
 

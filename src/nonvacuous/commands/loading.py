@@ -1,14 +1,25 @@
-"""From the command line's words to a network and a sample. Loads torch."""
+"""From the command line's words to a network and a sample. Its functions load torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from nonvacuous.core.errors import InvalidInput
+
 if TYPE_CHECKING:
     from torch import nn
 
     from nonvacuous.runtime.samples import Sample
+
+
+SHORTHANDS = ("mlp:", "convnet:", "linear:")
+
+
+def require_weights(spec: str, weights: Path | None) -> None:
+    """Raise :class:`InvalidInput` for a model by shorthand without weights: what it promises would be about random ones."""
+    if weights is None and spec.startswith(SHORTHANDS):
+        raise InvalidInput(f"--weights is missing: {spec} alone has random weights. `nonvacuous train` makes a weights file")
 
 
 def network(spec: str, weights: Path | None, *, seed: int, trust_model_code: bool) -> nn.Module:

@@ -18,6 +18,8 @@ from typing import Any, TextIO
 import click
 
 WIDEST_PROSE = 100
+GAP = 2
+NARROWEST = 16  # a column whose text may be broken
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,24 @@ class Output:
         from rich.text import Text
 
         terminal = self.stream.isatty()
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold" if terminal else "")
-        for column in columns:
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold" if terminal else "")
+        least = -GAP
+        for i, column in enumerate(columns):
+            longest = max(Text(cells[i]).cell_len for cells in [[c.title for c in columns], *rows])
+            fewest = min(longest, NARROWEST) if column.wraps else longest
+            least += GAP + fewest
             table.add_column(
                 column.title,
                 justify="right" if column.right else "left",
                 no_wrap=not (terminal and column.wraps),
+                min_width=fewest,  # a number cut short would be another number
                 overflow="fold",
             )
         for i, row in enumerate(rows):
             table.add_row(*(Text(cell) for cell in row), style="dim" if i in dim else None)
         if terminal:
-            Console(file=self.stream, highlight=False).print(table)
+            console = Console(file=self.stream, highlight=False)
+            console.print(table, width=max(console.width, least), crop=False)
             return
         page = io.StringIO()
         Console(file=page, width=100_000, color_system=None, force_terminal=False, highlight=False).print(table)

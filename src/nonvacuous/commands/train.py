@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nonvacuous.commands.loading import network
 from nonvacuous.commands.options import every_command
 from nonvacuous.commands.output import Output
 from nonvacuous.commands.places import free_files, made_directory
@@ -102,7 +103,6 @@ def train(
             f"{spec} is an exported program, which cannot be trained here. Name its factory: pkg.module:factory"
         )
 
-    from nonvacuous.commands.loading import network
     from nonvacuous.runtime.sources import load
     from nonvacuous.runtime.training import resolved_device
 

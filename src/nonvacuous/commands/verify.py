@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nonvacuous.commands.loading import network, require_weights, sample
 from nonvacuous.commands.options import every_command, trust_model_code
 from nonvacuous.commands.output import Output
-from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import CertificateRefused, InvalidInput
 
 if TYPE_CHECKING:
-    from nonvacuous.auditing.levels import Verification
+    from nonvacuous.verification import Verification
 
 
 @click.command(short_help="Re-check certificates; with model and data, their evidence too.")
@@ -47,16 +47,21 @@ def verify(
     names. Level two (--model with --weights, and --train or --test) measures the evidence again. The exit code is 0 only if
     everything holds. A digest catches accidents; it is not a signature.
     """
+    from nonvacuous.verification import certificate_files
+
     output = Output(as_json, quiet)
-    files = certificates(paths)
+    files = list(dict.fromkeys(certificate_files(paths)))
     again: dict[str, Any] = {}
     if spec is not None:
         if train_spec is None and test_spec is None:
             raise InvalidInput("--model measures the evidence again and needs the data too: pass --train, --test or both")
+        require_weights(spec, weights)
+        from nonvacuous.runtime.training import resolved_device
+
         samples = {"train": train_spec, "test": test_spec}
         networks = {"model": (spec, weights), "initial": (spec if initial_weights else None, initial_weights)}
         again = _measured_again(networks, samples, _loss(files), trust_model_code)
-        again |= {"device": device, "batch_size": batch_size}
+        again |= {"device": str(resolved_device(device)), "batch_size": batch_size, "progress": output.progress}
     elif given := [
         option
         for option, value in (
@@ -78,28 +83,10 @@ def verify(
         raise click.exceptions.Exit(1)
 
 
-def certificates(paths: tuple[Path, ...]) -> list[Path]:
-    """The files named, and ``certificates/*.json`` anywhere below the folders named (or a folder of that name itself)."""
-    found: dict[Path, None] = {}
-    for path in paths:
-        if not path.is_dir():
-            found[path] = None
-            continue
-        inside = sorted(p for p in path.rglob("*.json") if p.absolute().parent.name == "certificates")
-        if not inside:
-            raise InvalidInput(
-                f"{path} holds no certificates (certificates/*.json). Name the folder that `nonvacuous audit` wrote"
-            )
-        found.update(dict.fromkeys(inside))
-    return list(found)
-
-
 def _measured_again(
     networks: dict[str, tuple[str | None, Path | None]], samples: dict[str, str | None], loss: str, trust_model_code: bool
 ) -> dict[str, Any]:
     """What level two measures with: networks and samples by the name of ``verify``'s argument, None where not given."""
-    from nonvacuous.commands.loading import network, sample
-
     models = {
         name: None if spec is None else network(spec, weights, seed=0, trust_model_code=trust_model_code)
         for name, (spec, weights) in networks.items()
@@ -110,36 +97,30 @@ def _measured_again(
 
 def _loss(files: list[Path]) -> str:
     """The loss that the first readable certificate speaks of: it says whether targets are classes or numbers."""
+    from nonvacuous.core.certificate import Certificate
+
     for path in files:
         with suppress(CertificateRefused):
             return Certificate.load(path).loss
     return "zero_one"
 
 
-def _counts(result: Verification) -> dict[str, int]:
-    good = [checked for checked in result.results if checked.ok]
-    verified = sum(checked.level == 2 for checked in good)
-    return {"verified": verified, "consistent": len(good) - verified, "refused": len(result.results) - len(good)}
-
-
 def _print(result: Verification, output: Output) -> None:
     for checked in result.results:
         if not checked.ok:
-            line = f"refused  {checked.path}: {checked.message}"
+            line = f"refused  {checked.source}: {checked.message}"
             click.echo(line, err=True) if output.quiet else output.say(line)
-    counts = _counts(result)
-    parts = [f"{counts['verified']} verified"] if counts["verified"] else []
-    if counts["consistent"] or not parts:
-        parts.append(f"{counts['consistent']} consistent (evidence unchecked)")
-    output.say(", ".join([*parts, f"{counts['refused']} refused"]))
+    output.say(result.summary)
 
 
 def _content(result: Verification) -> dict[str, Any]:
     rows = []
     for checked in result.results:
         c = checked.certificate
-        row = {"path": str(checked.path), "ok": checked.ok, "level": checked.level, "message": checked.message}
+        row = {"path": checked.source, "ok": checked.ok, "level": checked.level, "message": checked.message}
         if c is not None:
             row |= {"bound": c.bound, "predictor": c.predictor, "loss": c.loss, "value": c.value, "delta": c.delta}
         rows.append(row)
-    return {"ok": result.ok, **_counts(result), "results": rows}
+    level = max(checked.level for checked in result.results)
+    held = {"verified": result.verified if level == 2 else 0, "consistent": result.verified if level == 1 else 0}
+    return {"ok": result.ok, "level": level, **held, "refused": result.refused, "results": rows}
