@@ -20,12 +20,13 @@ help: ## list the targets
 
 setup: $(STAMP) ## make .venv with the package (editable) and its tools; done once, and by every target that needs it
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt no-deps.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) must be Python 3.11 or newer with venv (Debian: apt-get install python3-venv)"; exit 1; }
 	@echo "Setting up $(VENV): a minute or two, once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-input -c constraints.txt -e '.[all,dev,docs]'
+	$(BIN)/python -m pip install --quiet --no-input --no-deps -r no-deps.txt
 	@touch $@
 
 demo: $(STAMP) ## train a small network on embedded data, audit it, say where the report is

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 from nonvacuous._version import __version__
 
 if TYPE_CHECKING:
-    from nonvacuous.auditing.run import Audit, audit
     from nonvacuous.auditing.levels import verify
+    from nonvacuous.auditing.result import Audit
+    from nonvacuous.auditing.run import audit
     from nonvacuous.core.certificate import Certificate, Indicator
 
 __all__ = ["Audit", "Certificate", "Indicator", "__version__", "audit", "verify"]
 
 _HOME = {
-    "Audit": "nonvacuous.auditing.run",
+    "Audit": "nonvacuous.auditing.result",
     "audit": "nonvacuous.auditing.run",
     "verify": "nonvacuous.auditing.levels",
     "Certificate": "nonvacuous.core.certificate",

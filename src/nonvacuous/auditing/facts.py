@@ -22,10 +22,10 @@ MARGIN_BINS = 40
 def facts(subject: Subject, name: str | None, delta: float, seed: int, seconds: float) -> Facts:
     """The audit's record of what it was given and what it did."""
     module, trials, test = subject.predictor.module, subject.trials, subject.test
-    forward = subject.train.forward_seconds + (test.forward_seconds if test else 0.0)
-    reading = subject.train.seconds + (test.seconds if test else 0.0) - forward
-    edges = _margin_edges([seen for seen in (subject.train, test) if seen is not None])
-    examples = subject.train.n + (test.n if test else 0) + (len(trials.means) * trials.batch_size if trials else 0)
+    seen = [subject.train] if test is None else [subject.train, test]
+    forward = sum(one.forward_seconds for one in seen) + (trials.forward_seconds if trials else 0.0)
+    edges = _margin_edges(seen)
+    examples = sum(one.n for one in seen) + (trials.examples if trials else 0)
     return Facts(
         model=name or type(subject.predictor.model).__name__,
         parameters=parameter_count(module) if module is not None else 0,
@@ -39,17 +39,15 @@ def facts(subject: Subject, name: str | None, delta: float, seed: int, seconds: 
         device=str(subject.predictor.device),
         seconds={
             "forward": forward,
-            "reading": reading,
-            "drawing": trials.seconds if trials else 0.0,
-            "rest": max(0.0, seconds - forward - reading - (trials.seconds if trials else 0.0)),
+            "own": max(0.0, seconds - forward),
         },
         passes=examples / subject.train.n,
     )
 
 
-def _margin_edges(seen: list[Observation]) -> np.ndarray | None:
+def _margin_edges(observations: list[Observation]) -> np.ndarray | None:
     """Common bin edges for all samples' margins, with 0 among them."""
-    known = [observation.margins for observation in seen if observation.margins is not None]
+    known = [observation.margins for observation in observations if observation.margins is not None]
     if not known or not all(len(m) for m in known):
         return None
     finite = np.concatenate(known)

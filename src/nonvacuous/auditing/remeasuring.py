@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from nonvacuous.auditing.progress import progress_bar
-from nonvacuous.auditing.run import observed, trial_means
+from nonvacuous.auditing.run import drawn_trials, observed
 from nonvacuous.core.bound import Bound, Direction, Predictor, Sample
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
@@ -127,8 +127,8 @@ class Remeasuring:
         key = (subject.loss.name, gaussian.blocks, count, size, stream)
         if self._last is None or self._last[0] != key:
             with progress_bar(self.progress) as bar, bar.task("drawing networks from the posterior", count * size) as advance:
-                means = trial_means(subject, gaussian, count, size, stream, advance)
-            self._last = (key, Trials(gaussian, tuple(means), size, stream))
+                drawn = drawn_trials(subject, gaussian, count, size, stream, advance)
+            self._last = (key, Trials(gaussian, drawn.means, size, stream))
         return self._last[1]
 
     @staticmethod

@@ -132,8 +132,6 @@ def _with_trials(subject: Subject, trials: int, seed: int, bar: Progress) -> tup
     """The subject with draws of the Gibbs classifier, or the reason why there are none."""
     if not trials:
         return subject, []
-    begun = time.perf_counter()
-    begun = time.perf_counter()
     try:
         module = subject.module
         posterior.check_sampleable(module, subject.initial)
@@ -149,21 +147,20 @@ def _with_trials(subject: Subject, trials: int, seed: int, bar: Progress) -> tup
         size = min(TRIAL_EXAMPLES, subject.train.n)
         stream = stream_seed(seed, "gibbs trials")
         with bar.task("drawing networks from the posterior", trials * size) as advance:
-            means = trial_means(subject, chosen, trials, size, stream, advance)
+            drawn = drawn_trials(subject, chosen, trials, size, stream, advance)
     except NonvacuousError as error:
         return subject, [Skipped("gibbs", str(error))]
-    seconds = time.perf_counter() - begun
-    return replace(subject, trials=Trials(chosen, tuple(means), size, stream, seconds)), []
+    return replace(subject, trials=Trials(chosen, drawn.means, size, stream, drawn.forward_seconds)), []
 
 
-def trial_means(
+def drawn_trials(
     subject: Subject,
     chosen: posterior.GaussianPosterior,
     trials: int,
     size: int,
     stream: int,
     advance: Callable[[int], None] | None = None,
-) -> list[float]:
+) -> posterior.Draws:
     """The Gibbs trials of one stream: the same numbers whenever they are drawn again."""
     return posterior.drawn_losses(
         subject.predictor,

@@ -8,9 +8,11 @@ divergence and nothing else. Posterior: N(w, s_b²) entries; the s_b are free.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, nextafter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,11 @@ from nonvacuous.numerics.tails import kl_inverse_upper
 from nonvacuous.runtime.data import Sample
 
 GRID = 4  # prior deviations per octave
+SEARCH_EXPONENTS = range(-6, 3)
+SEARCH_TRIALS = 4
+SEARCH_EXAMPLES = (len(SEARCH_EXPONENTS) + 2) * SEARCH_TRIALS * 128
+"""Evaluations the search for the posterior's noise costs at most."""
+
 _PRICE = math.log(math.pi**2 / 3 - 1)
 
 
@@ -73,6 +80,13 @@ class GaussianPosterior:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             drawn[name] = parameter.detach() + block.posterior_std * noise.to(parameter.device, parameter.dtype)
         return drawn
+
+
+class Draws(NamedTuple):
+    """Mean loss of each trial, and the networks' own time."""
+
+    means: tuple[float, ...]
+    forward_seconds: float
 
 
 def check_sampleable(module: nn.Module, initial: nn.Module | None) -> None:
@@ -145,22 +159,24 @@ def drawn_losses(
     batch_size: int,
     generator: torch.Generator,
     advance: Callable[[int], None] | None = None,
-) -> list[float]:
-    """Mean loss of ``draws`` independent trials: a fresh network from the posterior on ``batch_size`` examples drawn with replacement.
+) -> Draws:
+    """Mean losses of ``draws`` independent trials: a fresh network from the posterior on ``batch_size`` examples drawn with replacement.
 
     Each trial is an unbiased, [0, 1]-valued estimate of the empirical Gibbs risk, and all are independent.
     """
     rows = torch.randint(sample.n, (draws * batch_size,), generator=generator)
     means: list[float] = []
+    forward = 0.0
     with evaluating(predictor):
         for batch in sample.batches(batch_size, order=rows):
-            weights = posterior.draw(generator)
-            network = Predictor(_Drawn(posterior.module, weights), predictor.device)
-            values = loss.per_example(network(batch.inputs).cpu(), batch.targets).double()
-            means.append(float(values.mean()))
+            network = Predictor(_Drawn(posterior.module, posterior.draw(generator)), predictor.device)
+            start = time.perf_counter()
+            outputs = network(batch.inputs).cpu()
+            forward += time.perf_counter() - start
+            means.append(float(loss.per_example(outputs, batch.targets).double().mean()))
             if advance is not None:
                 advance(len(batch.targets))
-    return means
+    return Draws(tuple(means), forward)
 
 
 class _Drawn(nn.Module):
@@ -198,8 +214,6 @@ def chosen(
     loss: Loss,
     *,
     seed: int,
-    examples: int = 512,
-    draws: int = 4,
 ) -> GaussianPosterior:
     """The posterior whose deviation gives the smallest estimate of Seeger's bound, by a short search on a few examples.
 
@@ -209,12 +223,14 @@ def chosen(
 
     def estimate(exponent: float) -> float:
         posterior = around(module, initial, 2.0**exponent)
-        size = max(1, min(examples, sample.n) // 4)
-        means = drawn_losses(predictor, posterior, sample, loss, draws=draws, batch_size=size, generator=generator)
+        size = max(1, min(SEARCH_TRIALS * 128, sample.n) // SEARCH_TRIALS)
+        means = drawn_losses(
+            predictor, posterior, sample, loss, draws=SEARCH_TRIALS, batch_size=size, generator=generator
+        ).means
         risk = math.fsum(means) / len(means)
         return kl_inverse_upper(min(1.0, risk), posterior.kl_nats.upper / sample.n)
 
-    coarse = [(estimate(e), e) for e in range(-6, 3)]
+    coarse = [(estimate(e), e) for e in SEARCH_EXPONENTS]
     _, middle = min(coarse)
     fine = [(estimate(middle + step), middle + step) for step in (-0.5, 0.5)]
     return around(module, initial, 2.0 ** min([*fine, min(coarse)])[1])

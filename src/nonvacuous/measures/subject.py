@@ -31,7 +31,12 @@ class Trials:
     means: tuple[float, ...]
     batch_size: int
     seed: int
-    seconds: float = 0.0
+    forward_seconds: float = 0.0
+
+    @property
+    def examples(self) -> int:
+        """Evaluations of a drawn network, the search for the posterior's noise included."""
+        return len(self.means) * self.batch_size + posterior.SEARCH_EXAMPLES
 
 
 @dataclass(frozen=True)
