@@ -32,7 +32,8 @@ from nonvacuous.runtime.weights import weights_digest
 MOST_OVERLAP = 0.01
 """Fraction of the test inputs that may occur in the training sample before the audit asks whether the split is broken."""
 
-TRIAL_EXAMPLES = 64
+TRIAL_EXAMPLES = 96
+"""Examples a drawn network is tried on: enough that drawing its weights costs little beside applying them."""
 
 
 def audit(
