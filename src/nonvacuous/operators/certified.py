@@ -71,7 +71,7 @@ def largest_of(blocks: Tensor, steps: int = 12) -> Tensor:
         vector = vector / torch.linalg.vector_norm(vector, dim=(-2, -1), keepdim=True).clamp_min(tiny)
         image = blocks @ vector
         size = torch.linalg.vector_norm(image, dim=(-2, -1))
-        vector = blocks.mH @ image
+        vector = (image.mH @ blocks).mH  # conjugates the vector, not the blocks
     return size
 
 

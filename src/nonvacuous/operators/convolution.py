@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import product
 
 import torch
@@ -23,12 +24,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nonvacuous.operators.certified import UNIT, gamma, largest_of, upper_end
+from nonvacuous.operators.direct import upper_end_of_taps
 from nonvacuous.operators.linear_map import LinearMap
 from nonvacuous.operators.norm_entries import EntryNorms
 from nonvacuous.operators.stencil import Axis, angles, half_of, pattern_sums
 
 CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
 SPREAD = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+COARSE = 0.05
+"""Bracket width from which more work is worth it."""
+LITTLE_WORK, MUCH_WORK = 1e10, 3e11
+"""Floating-point operations (a core does about 3e10 a second) spent on a finer bracket, and on one still wider than COARSE."""
+SMALL_BLOCK = 256
+"""Blocks up to so many rows or columns are formed and factorised in batches, larger ones one by one."""
 LARGEST_GRID_TWISTED = 128
 """Above so many frequencies an axis a twist moves the bound by less than 0.1 %."""
 
@@ -105,9 +113,9 @@ class Convolution(LinearMap):
     def entry_norms(self) -> EntryNorms:
         """Norms that are sums over entries, from the border patterns: no matrix is formed."""
         kernel = self._grouped
-        rows = list(pattern_sums(kernel, [axis.row_patterns() for axis in self.axes]))
-        columns = list(pattern_sums(kernel, [axis.column_patterns() for axis in self.axes]))
+        rows = pattern_sums(kernel, [axis.row_patterns() for axis in self.axes])
         by_row = [(_sums(array, 1), count) for array, count in rows]
+        columns = pattern_sums(kernel, [axis.column_patterns() for axis in self.axes])
         by_column = [(_sums(array, 2), count) for array, count in columns]
         norms = EntryNorms.from_lines(by_row, by_column, self.kernel[0].numel() * max(1, len(self.axes)))
         return norms.transposed if self.transposed else norms
@@ -122,7 +130,7 @@ class Convolution(LinearMap):
         best = self._circle(hint, tolerance, memory, frozenset())
         if best <= target:
             return best
-        for written_out in self._choices(memory):
+        for written_out in self._choices(memory, MUCH_WORK if best > hint * (1 + COARSE) else LITTLE_WORK):
             best = min(best, self._circle(hint, tolerance, memory, written_out))
             if best <= target:
                 return best
@@ -132,15 +140,15 @@ class Convolution(LinearMap):
             best = min(best, copies * inner.upper(hint / copies, tolerance, memory) * (1 + 8 * UNIT))
         return best
 
-    def _choices(self, memory: int) -> list[frozenset[int]]:
-        """Sets of axes to write out, cheapest first, that fit into memory and into about a minute's work."""
+    def _choices(self, memory: int, most_work: float) -> list[frozenset[int]]:
+        """Sets of axes to write out, cheapest first, that fit into the memory and the work."""
         priced = []
         for size in range(1, 1 << len(self.axes)):
             chosen = frozenset(n for n in range(len(self.axes)) if size >> n & 1)
             rows, columns, frequencies, each = self._block(chosen)
-            thin, tall = min(rows, columns), max(rows, columns)
-            work = frequencies * self.groups * (thin**3 / 3 + thin**2 * tall) * each**2
-            if frequencies and 8 * each * (2 * rows * columns + 2 * thin**2) <= memory and work < 1e12:
+            thin = min(rows, columns)
+            work = frequencies * self.groups * thin**3 / 3 * each**2
+            if frequencies and 8 * each * thin**2 * 1.25 <= memory and work < most_work:
                 priced.append((work, sorted(chosen), chosen))
         return [chosen for _, _, chosen in sorted(priced, key=lambda entry: entry[:2])]
 
@@ -174,6 +182,9 @@ class Convolution(LinearMap):
             factor *= times
             sizes.append(frequencies)
             twistable.append(seam and 1 < frequencies <= LARGEST_GRID_TWISTED)
+        rows, columns, _, _ = self._block(written_out)
+        if written_out and min(rows, columns) > SMALL_BLOCK:
+            return factor * self._direct(sizes, written_out, hint / factor, tolerance) * (1 + 32 * UNIT)
         target = hint * (1 + tolerance / 2) / factor
         best_estimate, best_twists = math.inf, (0.0,) * len(free)
         for twists in product(*[(math.pi, 0.0) if t else (0.0,) for t in twistable]):
@@ -190,6 +201,28 @@ class Convolution(LinearMap):
         for block in self._blocks(sizes, best_twists, written_out, memory):
             best = max(best, upper_end(block, best, tolerance / 4))
         return factor * (best + self._entry_error()) * (1 + 32 * UNIT)
+
+    def _direct(self, sizes: Sequence[int], written_out: frozenset[int], hint: float, tolerance: float) -> float:
+        """As :meth:`_circle`, block after block without forming them, with the twist 0 (π where the axis allows it)."""
+        free = [n for n in range(len(self.axes)) if n not in written_out]
+        twists = [
+            math.pi if self.axes[n].grid()[2] and size == self.axes[n].grid()[0] else 0.0
+            for n, size in zip(free, sizes, strict=False)
+        ]
+        rows, columns, _, _ = self._block(written_out)
+        places = reduce(_kronecker, [self.axes[n].dense(torch.float64) for n in sorted(written_out)]).to(self.device)
+        waves = [self.axes[n].waves(angles(size, twist)) for n, size, twist in zip(free, sizes, twists, strict=True)]
+        best = hint * (1 + tolerance / 2)
+        for point in half_of(sizes, twists):
+            picked = {n: waves[k][point[k]].unsqueeze(0).to(self.device) for k, n in enumerate(free)}
+            for kernel in self._grouped:
+                taps = self._contract(kernel.unsqueeze(0), picked, written_out)  # (1, 1, o, c, taps…, residues)
+                taps = taps[0, 0].flatten(2, -2).permute(2, 0, 1, 3).flatten(2)
+                if rows <= columns:
+                    best = max(best, upper_end_of_taps(taps, places, best, tolerance / 4))
+                else:
+                    best = max(best, upper_end_of_taps(taps.mH, places.mT, best, tolerance / 4))
+        return best + self._entry_error()
 
     def _entry_error(self) -> float:
         """Norm of the rounding errors in the entries of a block: every tap enters with a phase known to a few hundred u."""
@@ -214,15 +247,15 @@ class Convolution(LinearMap):
         for start in range(0, len(points), chunk):
             index = torch.tensor(points[start : start + chunk], dtype=torch.long)
             picked = {n: waves[k][index[:, k]].to(kernel.device) for k, n in enumerate(free)}
-            yield self._contract(kernel, picked, dense)
+            yield self._written_out(self._contract(kernel, picked, written_out), dense)
 
-    def _contract(self, kernel: Tensor, picked: dict[int, Tensor], dense: dict[int, Tensor]) -> Tensor:
-        """(frequencies · groups, rows, columns): every axis's taps contracted with its waves or its 0–1 matrices."""
+    def _contract(self, kernel: Tensor, picked: dict[int, Tensor], written_out: frozenset[int]) -> Tensor:
+        """(frequencies, g, o, c, taps of the axes written out …, residues): the other axes' taps contracted with waves."""
         free = sorted(picked)
         if free:
-            order = [0, 1, 2, *(3 + n for n in sorted(dense)), *(3 + n for n in free)]
+            order = [0, 1, 2, *(3 + n for n in sorted(written_out)), *(3 + n for n in free)]
             moved = kernel.permute(order)
-            lead = moved.shape[: 3 + len(dense)]
+            lead = moved.shape[: 3 + len(written_out)]
             coefficients = picked[free[0]]
             for n in free[1:]:
                 other = picked[n]
@@ -235,10 +268,11 @@ class Convolution(LinearMap):
                 wave, rest = coefficients[:, used, residue], table[used]
                 parts.append(torch.complex(wave.real @ rest, wave.imag @ rest))
             current = torch.stack(parts, -1) if residues > 1 else parts[0].unsqueeze(-1)
-            current = current.reshape(frequencies, *lead, residues)
-        else:
-            current = kernel.reshape(1, *kernel.shape, 1)
-        # current: (f, g, o, c, dense taps…, residues); contract the dense axes one by one into trailing (n_out, n_in) pairs
+            return current.reshape(frequencies, *lead, residues)
+        return kernel.reshape(1, *kernel.shape, 1)
+
+    def _written_out(self, current: Tensor, dense: dict[int, Tensor]) -> Tensor:
+        """(frequencies · groups, rows, columns): the remaining taps contracted with their 0–1 matrices, one by one."""
         for n in sorted(dense):
             current = torch.tensordot(current, dense[n].to(current.dtype), dims=([4], [0]))
         count = len(dense)
@@ -248,6 +282,13 @@ class Convolution(LinearMap):
         frequencies = current.shape[0]
         rows = math.prod(current.shape[2 : 3 + count])
         return current.reshape(frequencies * self.groups, rows, -1)
+
+
+def _kronecker(first: Tensor, second: Tensor) -> Tensor:
+    """0–1 matrices (k, a, b) and (l, c, d) of two axes as those of the pair, (k·l, a·c, b·d)."""
+    product_ = torch.einsum("kab,lcd->klacbd", first, second)
+    k, n_first, n_second = product_.shape[0] * product_.shape[1], first.shape[1], second.shape[1]
+    return product_.reshape(k, n_first * n_second, -1)
 
 
 def _sums(array: Tensor, lines: int) -> tuple[Tensor, Tensor]:
