@@ -94,8 +94,8 @@ def network_size(n: int, d: int, cells: int, m: int) -> Size:
     """
     indices = multi_indices(d, n)
     one = LocalPolynomials(torch.ones(2**d, len(indices), dtype=torch.float64), 1, indices, m).circuit([2**d - 1])
-    everywhere = (cells + 1) ** d
-    return Size(one.depth, everywhere * one.units, everywhere * (one.weights - 1) + 1)
+    shared, everywhere = int(one.bias[-1] != 0), (cells + 1) ** d  # the output's bias is there once
+    return Size(one.depth, everywhere * one.units, everywhere * (one.weights - shared) + shared)
 
 
 def approximate(derivatives: Derivatives, n: int, d: int, eps: float, *, norm: float = 1.0) -> SobolevNetwork:

@@ -179,7 +179,8 @@ class LocalPolynomials(nn.Module):
                 t = x * (3.0 * self.cells) - 3.0 * v
                 size = circuit.relu(t) + circuit.relu(-t)
                 bump.append(circuit.relu(2.0 - size) - circuit.relu(1.0 - size))
-                u.append(circuit.relu(t * 0.5 + 1.0) - circuit.relu(t * 0.5 - 1.0) - 1.0)
+                if len(self.indices) > 1:
+                    u.append(circuit.relu(t * 0.5 + 1.0) - circuit.relu(t * 0.5 - 1.0) - 1.0)
             weight = bump[0]
             for other in bump[1:]:
                 weight = self.product.on(circuit, weight, other)
