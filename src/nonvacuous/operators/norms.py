@@ -15,7 +15,8 @@ from torch import nn
 
 from nonvacuous.core.errors import InvalidInput, UnsupportedModule
 from nonvacuous.core.measured import Kind, Measured
-from nonvacuous.operators import pooling as _pooling  # its rules enter the registry
+from nonvacuous.operators import normalizers as _normalizers  # their rules enter the registry
+from nonvacuous.operators import pooling as _pooling
 from nonvacuous.operators.certified import UNIT, gamma, upper_end
 from nonvacuous.operators.krylov import golub_kahan, probable_upper, random_start, rayleigh
 from nonvacuous.operators.linear_map import LinearMap
@@ -34,7 +35,7 @@ __all__ = [
     "spectral_norm_of",
     "stable_rank",
 ]
-del _pooling
+del _normalizers, _pooling
 
 MEMORY = 2**28
 """Bytes a direct factorisation may take by default."""
