@@ -281,3 +281,9 @@ def test_refusals_come_before_the_work():
         approximate(torch.sin, (0.0, 1.0), 1e-11, lipschitz=1.0)
     assert time.perf_counter() - begun < 1
     assert bumps.MOST_BUMPS == 10_000_000
+
+
+def test_domains_may_be_arrays():
+    one = approximate(lambda x: x.sum(-1), torch.tensor([[0.0, 1.0], [0.0, 2.0]]).numpy(), 0.3, lipschitz=1.5)
+    other = approximate(lambda x: x.sum(-1), [(0, 1), (0, 2)], 0.3, lipschitz=1.5)
+    assert torch.equal(one.module.heights, other.module.heights)

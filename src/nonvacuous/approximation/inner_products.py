@@ -73,7 +73,7 @@ def inner_product_network(g: Profile, d: int, eps: float, *, lipschitz: float) -
         return g(t.clamp(-1.0, 1.0))
 
     delta = min(eps / (d * lipschitz) * (1 - 2**-10), 1.0)
-    profile = approximate(held, (-1.0, 1.0 + d * delta / 2 + 2**-20), eps / 2, lipschitz=lipschitz)
+    profile = approximate(held, (-1.0 - 2**-20, 1.0 + d * delta / 2 + 2**-20), eps / 2, lipschitz=lipschitz)
     square = square_hinges(2.0, delta)
     assert isinstance(profile.module, HingeSum)
     module = InnerProductNetwork(square, profile.module)

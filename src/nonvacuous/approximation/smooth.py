@@ -88,7 +88,7 @@ def approximate_with_derivative(
             float((module.derivative(probe) - values(derivative, probe)).abs().max()),
         )
     bound = slope_bound * (width / 2 + tau * 2 * math.log(2)) * max(1.0, (b - a) / 2)
-    slack = 2**-46 * (scale + slope_bound * (b - a) ** 2)
+    slack = 2**-46 * (scale + slope_bound * ((b - a) ** 2 + abs(a) + abs(b)))
     if bound + slack > eps:
         raise InvalidInput(f"eps = {eps:g} is below what float64 can prove here: {bound + slack:g}")
     error = Measured(max(0.0, seen - slack), bound + slack, Kind.EXACT)
@@ -205,7 +205,7 @@ def approximate_with_gradient(
     worst = max(bound / 8 * sum(squares), *(bound * math.sqrt(sum(squares) / 4 + s / 12) for s in squares))
     with torch.no_grad():
         seen = float((module(places) - heights.reshape(-1)).abs().max())
-    slack = 2**-46 * scale * (1 + 1 / min(steps))
+    slack = 2**-46 * (scale * (1 + 1 / min(steps)) + bound * float(places.abs().max()))
     if worst + slack > eps:
         raise InvalidInput(f"eps = {eps:g} is below what float64 can prove here: {worst + slack:g}")
     error = Measured(max(0.0, seen - slack), worst + slack, Kind.EXACT)

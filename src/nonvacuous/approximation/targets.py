@@ -20,7 +20,7 @@ ROUNDING = 2.0**-48
 
 def as_box(domain: Sequence[float] | Sequence[Sequence[float]], most: int) -> Box:
     """``(a, b)`` or a sequence of such pairs, as floats; at most ``most`` of them."""
-    pairs: list[Any] = [domain] if len(domain) == 2 and not isinstance(domain[0], Sequence) else list(domain)
+    pairs: list[Any] = [domain] if len(domain) == 2 and not hasattr(domain[0], "__len__") else list(domain)
     box = tuple((float(a), float(b)) for a, b in pairs)
     for a, b in box:
         if not (math.isfinite(a) and math.isfinite(b) and a < b):
