@@ -58,7 +58,7 @@ def test_every_bound_can_be_printed_and_described(run: Any, name: str) -> None:
     assert ">>>" not in shown.stdout
     content = json.loads(run("bounds", name, "--json").stdout)
     assert content["name"] == name
-    assert {e["direction"] for e in content["evidence"]} <= {"up", "down", "free"}
+    assert {e["direction"] for e in content["evidence"]} <= {"up", "down", "free", "exact"}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if registered()[name].worked])

@@ -15,6 +15,12 @@ from nonvacuous.measures.subject import MEASURES, Subject
 
 CANDIDATES = 33
 
+DRAWN_ONCE = Hypothesis(
+    "drawn_once",
+    "The random draws that measured the evidence were made once, from a seed chosen beforehand: no run was repeated until it "
+    "looked better.",
+)
+
 
 def evidence_of(subject: Subject, bound: Bound, predictor: Predictor, measuring: float, delta: float) -> Any:
     """The bound's evidence, each field measured, free parameters chosen to make the value small."""
@@ -67,6 +73,7 @@ def certificate(
         }
     if not held_out:
         measurement["reference"] = "zero" if subject.initial is None else "initial weights"
+    sampled = (DRAWN_ONCE,) if planned.measuring else ()
     return Certificate(
         bound=bound.name,
         parameters=bound.parameters,
@@ -75,7 +82,7 @@ def certificate(
         value=bound.solve(evidence, left),
         loss=subject.loss.name,
         predictor=predictor.name.lower(),
-        hypotheses=tuple(assumption(hypothesis, subject) for hypothesis in bound.hypotheses),
+        hypotheses=tuple(assumption(hypothesis, subject) for hypothesis in (*bound.hypotheses, *sampled)),
         digests=digests,
         measurement=measurement,
         measurement_delta=planned.measuring,

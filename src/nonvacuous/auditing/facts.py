@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import nextafter
+
 import numpy as np
 
 from nonvacuous.auditing.budget import Budget, budget
@@ -136,9 +138,11 @@ def lower_limit(seen: Observation, delta: float, *, binary: bool) -> float:
     gain[seen.counted] = 1.0
     if binary:
         tail = BinomialTailBound()
-        return 1.0 - tail.solve(tail.Evidence(errors=int(gain.sum()), n=seen.n), delta)
-    betting = BettingBound()
-    return 1.0 - betting.solve(betting.Evidence(losses=rounded_up(gain.tolist()), n=seen.n), delta)
+        top = tail.solve(tail.Evidence(errors=int(gain.sum()), n=seen.n), delta)
+    else:
+        betting = BettingBound()
+        top = betting.solve(betting.Evidence(losses=rounded_up(gain.tolist()), n=seen.n), delta)
+    return max(0.0, nextafter(1.0 - top, 0.0))
 
 
 def _floor(subject: Subject) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nonvacuous.core.certificate import Certificate
-from nonvacuous.core.errors import InvalidInput, NonvacuousError
+from nonvacuous.core.errors import InvalidEvidence, InvalidInput, NonvacuousError
 from nonvacuous.verification import Checked, Verification, certificate_files, check
 
 What = str | Path | Certificate
@@ -80,9 +80,9 @@ def _level_two(result: Checked, again: Any) -> Checked:
         return replace(result, level=2)
     try:
         differences = again.differences(result.certificate)
-    except InvalidInput:
-        raise
     except NonvacuousError as error:
+        if isinstance(error, InvalidInput) and not isinstance(error, InvalidEvidence):
+            raise  # what the caller gave, not what the certificate states
         differences = [str(error)]
     if differences:
         return replace(result, ok=False, level=2, message="evidence: " + "; ".join(differences))

@@ -24,6 +24,12 @@ FLOAT_TOLERANCE = 1e-6
 """Relative difference allowed between two measurements of a real number (other thread counts sum in another order)."""
 
 
+STEP = 1.01e-4
+"""Difference allowed between two measurements of one loss in a list: they are rounded up to steps of 1e-4."""
+
+MOST_TRIAL_EXAMPLES = 2**27
+
+
 class Remeasuring:
     """A model and its samples, applied once for each loss the certificates name."""
 
@@ -52,7 +58,8 @@ class Remeasuring:
     def differences(self, certificate: Certificate) -> list[str]:
         """What the certificate states and a new measurement contradicts, one sentence each; empty if all is confirmed.
 
-        Raises :class:`InvalidInput` if a sample the certificate speaks of was not given.
+        Raises :class:`InvalidInput` if a sample the certificate speaks of was not given, :class:`InvalidEvidence` for
+        a certificate that does not say how it was measured.
         """
         stated = certificate.digests.get("weights")
         if stated is not None and stated != self.weights:
@@ -63,12 +70,9 @@ class Remeasuring:
         if certificate.digests.get("sample") != seen.fingerprint.digest:
             which = "held-out" if bound.sample is Sample.HELD_OUT else "training"
             return [f"the {which} sample is not the one the certificate speaks of (its SHA-256 differs)"]
+        subject = replace(subject, initial=self._reference(certificate))
         if certificate.predictor == "gibbs":
             subject = self._with_trials(subject, certificate)
-        if certificate.measurement.get("reference") == "initial weights" and self.initial is None:
-            raise InvalidInput(
-                f"{certificate.bound} measured distances from the initial weights: give them (--initial-weights)"
-            )
         return [
             sentence
             for field, direction in bound.directions().items()
@@ -118,8 +122,10 @@ class Remeasuring:
         try:
             gaussian = posterior.rebuilt(subject.module, subject.initial, how["posterior_std"], how["prior_index"])
             count, size, stream = int(how["trials"]), int(how["trial_examples"]), int(how["trial_seed"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InvalidEvidence(f"the certificate does not say how its Gibbs risk was measured ({error})") from error
+        if not (count > 0 and size > 0 and count * size <= MOST_TRIAL_EXAMPLES and 0 <= stream < 2**63):
+            raise InvalidEvidence(f"{count} trials of {size} examples with seed {stream} are not what an audit makes")
         return replace(subject, trials=self._trials(subject, gaussian, count, size, stream))
 
     def _trials(self, subject: Subject, gaussian: posterior.GaussianPosterior, count: int, size: int, stream: int) -> Trials:
@@ -140,10 +146,13 @@ class Remeasuring:
         number = measuring(subject, certificate.measurement_delta)
         stated = certificate.evidence[field]
         if isinstance(number, tuple):
-            worse = len(number) != len(stated) or any(a > b + FLOAT_TOLERANCE for a, b in zip(number, stated, strict=False))
-            return [f"{field} are not those measured now"] if worse else []
+            same = len(number) == len(stated) and all(abs(a - b) <= STEP for a, b in zip(number, stated, strict=True))
+            return [] if same else [f"{field} are not those measured now"]
         measured = exact(number)
         now = measured.lower if direction is Direction.DOWN else measured.upper
         slack = 0.0 if float(now).is_integer() else FLOAT_TOLERANCE * max(abs(now), FLOAT_TOLERANCE)
-        flattering = stated > now + slack if direction is Direction.DOWN else stated < now - slack
+        if direction is Direction.EXACT:
+            flattering = abs(stated - now) > slack
+        else:
+            flattering = stated > now + slack if direction is Direction.DOWN else stated < now - slack
         return [f"{field} is {now!r} when measured now, the certificate states {stated!r}"] if flattering else []

@@ -69,6 +69,11 @@ def audit(
     predictor = as_predictor(model, device)
     if initial is not None and not isinstance(initial, nn.Module):
         raise InvalidInput("initial is the network before training, an nn.Module of the same architecture")
+    if initial is not None and initial is predictor.module:
+        raise InvalidInput(
+            "initial is the audited model itself, so that its weights would cost nothing: pass a copy made before training "
+            "(copy.deepcopy(model)), or leave it out"
+        )
     samples = _samples(train, test, loss)
     begun = time.perf_counter()
     declared = plan(delta, loss, held_out=samples[1] is not None, network=predictor.module is not None)
@@ -145,7 +150,8 @@ def _with_trials(subject: Subject, trials: int, seed: int, bar: Progress) -> tup
                 subject.loss,
                 seed=stream_seed(seed, "posterior search"),
             )
-        size = min(TRIAL_EXAMPLES, subject.train.n)
+        own = getattr(subject.train_sample, "own_size", None)  # a loader whose function collates batches of a size of its own
+        size = own or min(TRIAL_EXAMPLES, subject.train.n)
         stream = stream_seed(seed, "gibbs trials")
         with bar.task("drawing networks from the posterior", trials * size) as advance:
             drawn = drawn_trials(subject, chosen, trials, size, stream, advance)

@@ -14,11 +14,11 @@ from nonvacuous.core.bound import (
     IID,
     Bound,
     Down,
+    ExactEach,
     LossRange,
     Predictor,
     Sample,
     Up,
-    UpEach,
 )
 from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.numerics.interval import iv, upper
@@ -162,7 +162,8 @@ class BettingBound(Bound):
 
     The stakes λᵢ ∈ [0, 0.9] look only at ℓ₁ … ℓᵢ₋₁, so under risk ≥ value the capital is a non-negative supermartingale and
     reaches 1/δ with probability at most δ (Ville). The capital grows with ``value``, so all larger risks are excluded too.
-    One-sided, for bounded losses of any shape; adapts to their variance.
+    One-sided, for bounded losses of any shape; adapts to their variance. The losses must be those measured, in their order, or a fixed
+    function of each (such as rounding up): the stakes look at their variance, so making some losses larger may make the value smaller.
 
     >>> bound = BettingBound()
     >>> 0.0030 < bound.solve(bound.Evidence(losses=(0.0,) * 1000, n=1000), 0.05) < 0.0036  # the best possible is 0.00299
@@ -170,7 +171,7 @@ class BettingBound(Bound):
     """
 
     class Evidence(NamedTuple):
-        losses: UpEach
+        losses: ExactEach
         n: Down
 
     source = "Waudby-Smith and Ramdas 2024 (JRSS B 86), Theorem 3 (one-sided, predictable plug-in); Ville 1939"

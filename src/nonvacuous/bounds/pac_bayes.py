@@ -9,10 +9,27 @@ from dataclasses import dataclass
 from math import isinf
 from typing import Any, NamedTuple
 
-from nonvacuous.core.bound import BOUNDED_LOSS, DATA_FREE_PRIOR, IID, Bound, Down, Free, LossRange, Predictor, Sample, Up
+from nonvacuous.core.bound import (
+    BOUNDED_LOSS,
+    DATA_FREE_PRIOR,
+    IID,
+    Bound,
+    Down,
+    Free,
+    Hypothesis,
+    LossRange,
+    Predictor,
+    Sample,
+    Up,
+)
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
 from nonvacuous.numerics.interval import Interval, iv, lower
 from nonvacuous.numerics.tails import kl_bernoulli
+
+FIXED_GRID = Hypothesis(
+    "fixed_grid",
+    "The ratio of the grid of λ (a parameter of the theorem) was fixed before the training sample was seen.",
+)
 
 
 class _GibbsBound(Bound):
@@ -69,9 +86,10 @@ class SeegerBound(_MaurerBound):
 class McAllesterBound(_MaurerBound):
     """risk ≤ r̂ + √((KL + ln(2√n/δ)) / (2n)), for n ≥ 8, simultaneously for all posteriors.
 
-    The lecture slide prints √((KL + ln(m/δ)) / (2m − 1)), with neither McAllester's "+ 2" in the numerator nor a proof; as
-    ln(2√m/δ)/(2m) ≤ ln(m/δ)/(2m − 1) for m ≥ 4, this bound implies the slide's for m ≥ 8. For small m the slide's line says
-    more than is proved here.
+    The lecture slide prints √((KL + ln(m/δ)) / (2m − 1)), without McAllester's "+ 2" in the numerator. As
+    (KL + ln(2√m/δ))/(2m) ≤ (KL + ln(m/δ))/(2m − 1) for m ≥ 4, this bound implies it for m ≥ 8; for 2 ≤ m < 8 the same follows with the
+    exact ξ(m) = Σ C(m, k)(k/m)^k(1 − k/m)^(m−k) in place of 2√m. At m = 1 it takes KL + ln(1/δ) ≥ ln 2, below which the slide claims
+    more than is proved.
 
     >>> bound = McAllesterBound()
     >>> round(bound.solve(bound.Evidence(gibbs_risk=0.1, kl_nats=0.0, n=10_000), 0.05), 6)  # 0.1 + √(ln 4000 / 20000)
@@ -169,6 +187,7 @@ class CatoniBound(_GibbsBound):
     grid_ratio: float = 1.05
 
     Evidence = CatoniEvidence
+    hypotheses = (*_GibbsBound.hypotheses, FIXED_GRID)
     source = "Catoni 2007 (IMS monograph 56), Theorem 1.2.6; Germain et al. 2009 (ICML), Corollary 2.2"
     worked = (((0.0, 0.0, 10_000, 10_000.0), 0.05, 0.0006049),)
 

@@ -138,7 +138,7 @@ def _print(bound: type[Bound], out: Output) -> None:
     if out.quiet:
         return
     content = described(bound)
-    arrows = {Direction.UP: "worse", Direction.DOWN: "better", Direction.FREE: "free"}
+    arrows = {Direction.UP: "worse", Direction.DOWN: "better", Direction.FREE: "free", Direction.EXACT: "exact"}
     out.head(f"{content['title']} bound ({content['name']})")
     out.prose(content["statement"], indent=2)
     for remark in content["remarks"]:

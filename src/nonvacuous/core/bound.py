@@ -14,13 +14,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from importlib.metadata import entry_points
-from math import isnan
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput, UnknownBound
 from nonvacuous.core.ledger import check_delta
 from nonvacuous.core.measured import Kind, Measured
-from nonvacuous.core.quantities import QUANTITIES
+from nonvacuous.core.quantities import QUANTITIES, is_number
 
 
 class Direction(Enum):
@@ -29,12 +28,13 @@ class Direction(Enum):
     UP = "a larger number gives a larger (worse) bound"
     DOWN = "a larger number gives a smaller (better) bound"
     FREE = "a parameter: any value in range gives a true bound"
+    EXACT = "as measured: neither a larger nor a smaller number is known to be safe"
 
 
 Up = Annotated[float, Direction.UP]
 Down = Annotated[float, Direction.DOWN]
 Free = Annotated[float, Direction.FREE]
-UpEach = Annotated[tuple[float, ...], Direction.UP]
+ExactEach = Annotated[tuple[float, ...], Direction.EXACT]
 
 
 class Predictor(Enum):
@@ -161,19 +161,19 @@ class Bound(ABC):
             raise InvalidEvidence(str(error)) from None
         for name, value in e._asdict().items():
             QUANTITIES[name].check(value)
-        if e.n < self.least_n:
+        if "n" in e._fields and e.n < self.least_n:
             raise InvalidEvidence(f"{self.title} needs n ≥ {self.least_n} examples; got {e.n}")
         self.domain(e, delta)
 
     def holds(self, e: Any, delta: float, value: float) -> bool:
         """Whether the theorem proves ``risk ≤ value`` at confidence 1 − ``delta``; False for evidence outside its domain."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value) or not 0.0 <= value <= 1.0:
+        if not is_number(value) or not 0.0 <= value <= 1.0:
             return False
         try:
             self.check(e, delta)
+            return value == 1.0 or bool(self.proves(e, delta, value))
         except InvalidEvidence:
             return False
-        return value == 1.0 or bool(self.proves(e, delta, value))
 
     def solve(self, e: Any, delta: float) -> float:
         """Smallest float in [0, 1] that :meth:`holds` accepts, found by bisection; 1.0 is vacuous but true.
@@ -203,8 +203,8 @@ class Bound(ABC):
                 continue
             if number.kind is Kind.INDICATOR:
                 raise InvalidEvidence(f"{name} is an indicator: nothing can be certified from it")
-            end = number.lower if self.directions()[name] is Direction.DOWN else number.upper
-            ends[name] = int(end) if QUANTITIES[name].whole and end == int(end) else end
+            end = float(number.lower if self.directions()[name] is Direction.DOWN else number.upper)
+            ends[name] = int(end) if QUANTITIES[name].whole and end.is_integer() else end
         return self.Evidence(**ends)
 
     @classmethod
@@ -233,8 +233,8 @@ class Bound(ABC):
 
 
 def check_evidence_type(bound: Bound, e: Any) -> None:
-    """Raise :class:`InvalidEvidence` unless ``e`` has exactly the fields of the bound's ``Evidence``."""
-    if tuple(getattr(e, "_fields", ())) != tuple(bound.Evidence._fields):
+    """Raise :class:`InvalidEvidence` unless ``e`` is a NamedTuple with exactly the fields of the bound's ``Evidence``."""
+    if not isinstance(e, tuple) or tuple(getattr(e, "_fields", ())) != tuple(bound.Evidence._fields):
         raise InvalidEvidence(f"{bound.title} takes {bound.Evidence.__qualname__}{bound.Evidence._fields}; got {e!r:.80}")
 
 
@@ -243,7 +243,7 @@ def registered() -> types.MappingProxyType[str, type[Bound]]:
     global _discovered
     if not _discovered:
         _discovered = True
-        for point in entry_points(group="nonvacuous.bounds"):
+        for point in sorted(entry_points(group="nonvacuous.bounds"), key=lambda point: point.value != "nonvacuous.bounds"):
             try:
                 point.load()
             except Exception as error:  # a broken plug-in must not take the others down
@@ -256,6 +256,8 @@ _discovered = False
 
 def find(name: str) -> type[Bound]:
     """The bound of that name; raises :class:`UnknownBound` naming the nearest ones."""
+    if not isinstance(name, str):
+        raise UnknownBound(f"a bound is named by a word; got {name!r:.60}")
     if name in REGISTRY:
         return REGISTRY[name]
     bounds = registered()
@@ -263,7 +265,7 @@ def find(name: str) -> type[Bound]:
         return bounds[name]
     from difflib import get_close_matches
 
-    near = get_close_matches(str(name), bounds, n=3) or list(bounds)
+    near = get_close_matches(name, bounds, n=3) or list(bounds)
     raise UnknownBound(
         f"no bound is named {name!r:.60} (nearest: {', '.join(near)}). `nonvacuous bounds` lists all; a third-party bound needs "
         "its package installed"

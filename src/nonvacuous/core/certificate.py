@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from math import inf, isfinite, nextafter
+from math import fsum, inf, isfinite, nextafter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ from nonvacuous._version import __version__
 from nonvacuous.core.bound import Bound, LossRange, find
 from nonvacuous.core.errors import CertificateRefused, InvalidInput
 from nonvacuous.core.ledger import check_delta
+from nonvacuous.core.quantities import is_number
 
 SCHEMA = 1
 LARGEST_FILE = 256 * 2**20  # bytes; ten million losses fit
@@ -32,6 +33,14 @@ class Assumption:
     statement: str
     checked: bool
     note: str = ""
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in (self.name, self.statement, self.note)) or not isinstance(
+            self.checked, bool
+        ):
+            raise CertificateRefused(
+                "not a certificate: a hypothesis has a name, a statement and a note in words, and checked or not"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class Certificate:
     version: str = __version__
 
     def __post_init__(self) -> None:
+        self._check_types()
         try:
             check_delta(self.delta)
             bound = self.theorem()
@@ -78,7 +88,7 @@ class Certificate:
             bound.check(evidence, self.theorem_delta())
         except InvalidInput as error:
             raise CertificateRefused(f"arithmetic: {error}") from error
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+        if not is_number(self.value):
             raise CertificateRefused(f"arithmetic: value must be a number in [0, 1]; got {self.value!r:.60}")
         allowed = [predictor.name.lower() for predictor in bound.predictors]
         if self.predictor not in allowed:
@@ -89,17 +99,45 @@ class Certificate:
             raise CertificateRefused(f"{bound.title} covers the 0–1 loss (zero_one) only, not {self.loss!r:.60}")
         if not bound.holds(evidence, self.theorem_delta(), self.value):
             raise CertificateRefused(
-                f"arithmetic: {bound.title} does not give risk ≤ {self.value!r} from this evidence at δ = {self.delta:g}; "
-                f"it gives {bound.solve(evidence, self.theorem_delta())!r}"
+                f"arithmetic: {bound.title} does not give risk ≤ {self.value!r} from this evidence at δ = {self.delta:g}"
             )
         required = {hypothesis.name for hypothesis in bound.hypotheses}
         if missing := required - {assumption.name for assumption in self.hypotheses}:
             raise CertificateRefused(
                 f"{bound.title} rests on hypotheses the certificate does not list: {', '.join(sorted(missing))}"
             )
+        object.__setattr__(self, "evidence", _frozen(evidence._asdict()))
+        for name in ("parameters", "digests", "measurement", "ledger"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+
+    def _check_types(self) -> None:
+        """Refuse what is not of its field's type: a reader, a report and level two rely on it."""
+        for name in ("bound", "loss", "predictor", "version"):
+            if not isinstance(getattr(self, name), str):
+                raise CertificateRefused(f"not a certificate: {name} must be a word; got {getattr(self, name)!r:.60}")
         for name in ("parameters", "evidence", "digests", "measurement", "ledger"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+            if not isinstance(getattr(self, name), Mapping) or not all(isinstance(key, str) for key in getattr(self, name)):
+                raise CertificateRefused(f"not a certificate: {name} must be an object with named entries")
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise CertificateRefused(f"not a certificate: seed must be a whole number or absent; got {self.seed!r:.60}")
+        if not all(isinstance(digest, str) for digest in self.digests.values()):
+            raise CertificateRefused("not a certificate: digests must be texts")
         object.__setattr__(self, "hypotheses", tuple(self.hypotheses))
+        if not all(isinstance(assumption, Assumption) for assumption in self.hypotheses):
+            raise CertificateRefused("not a certificate: hypotheses are malformed")
+        shares = tuple(self.ledger.values())
+        if not all(is_number(share) and 0 < share < 1 for share in shares) or fsum(shares) >= 1:
+            raise CertificateRefused("ledger: the shares are probabilities that add up to less than 1")
+        if self.ledger.get(self.bound, self.delta) != self.delta:
+            raise CertificateRefused(
+                f"ledger: it books {self.ledger[self.bound]!r:.60} for {self.bound}, not δ = {self.delta!r:.60}"
+            )
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Certificate.from_json, (self.to_json(),)
 
     def theorem(self) -> Bound:
         """The bound with this certificate's parameters."""
@@ -116,7 +154,7 @@ class Certificate:
 
     def theorem_delta(self) -> float:
         """What is left of ``delta`` for the theorem once measuring is paid, rounded down."""
-        if not isinstance(self.measurement_delta, int | float) or not 0 <= self.measurement_delta < self.delta:
+        if not is_number(self.measurement_delta) or not 0 <= self.measurement_delta < self.delta:
             raise InvalidInput(f"measurement_delta lies in [0, delta); got {self.measurement_delta!r:.60}")
         return self.delta if self.measurement_delta == 0 else nextafter(self.delta - self.measurement_delta, -inf)
 
@@ -153,7 +191,10 @@ class Certificate:
                 f"schema: the certificate has schema {schema}, this library reads up to {SCHEMA}; install a newer nonvacuous to verify it"
             )
         stated = content.pop("digest", None)
-        actual = "sha256:" + hashlib.sha256(_canonical({"schema": schema, **content}).encode()).hexdigest()
+        try:
+            actual = "sha256:" + hashlib.sha256(_canonical({"schema": schema, **content}).encode()).hexdigest()
+        except (ValueError, RecursionError) as error:  # a number beyond the floats, half a surrogate pair, bottomless nesting
+            raise CertificateRefused(f"not a certificate: it holds something that no certificate holds ({error})") from None
         if stated != actual:
             raise CertificateRefused(
                 f"digest: the content is not what was issued (stated {str(stated)[:23]}…, content has {actual[:23]}…); "
@@ -163,14 +204,14 @@ class Certificate:
         if set(content) != names:
             missing, extra = sorted(names - set(content)), sorted(set(content) - names)
             raise CertificateRefused(f"not a certificate: missing {missing or 'nothing'}, unknown {extra or 'nothing'}")
-        for name in ("parameters", "evidence", "digests", "measurement", "ledger"):
-            if not isinstance(content[name], dict):
-                raise CertificateRefused(f"not a certificate: {name} must be an object")
         try:
             content["hypotheses"] = tuple(Assumption(**entry) for entry in content["hypotheses"])
         except TypeError as error:
             raise CertificateRefused(f"not a certificate: hypotheses are malformed ({error})") from None
-        return cls(**content)
+        try:
+            return cls(**content)
+        except RecursionError:
+            raise CertificateRefused("not a certificate: it is nested too deeply") from None
 
     def save(self, path: str | Path) -> Path:
         """Write the JSON file, whole or not at all."""
@@ -188,7 +229,7 @@ class Certificate:
             if path.stat().st_size > LARGEST_FILE:
                 raise CertificateRefused(f"{path.name} is larger than {LARGEST_FILE // 2**20} MiB: not a certificate")
             return cls.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path no file can have
             raise CertificateRefused(f"cannot read {path}: {error}") from error
 
 
@@ -208,10 +249,17 @@ class Indicator:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's picture of a number back to the number."""
+    """JSON's picture of a number, or of a sequence of numbers, back to it."""
     if isinstance(value, list | tuple):
-        return tuple(_plain(v) for v in value)
-    return float(value) if value in ("inf", "-inf") else value
+        return tuple(_plain(v) if isinstance(v, str) else v for v in value)
+    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value
+
+
+def _frozen(value: Any) -> Any:
+    """The same content, which nobody can change."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({key: _frozen(v) for key, v in value.items()})
+    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _jsonable(value: Any) -> Any:

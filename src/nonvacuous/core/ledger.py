@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import fsum, isfinite
+from math import fsum
 
 from nonvacuous.core.errors import DeltaOverspent, InvalidInput
+from nonvacuous.core.quantities import is_number
 
 
 def check_delta(delta: float) -> float:
     """``delta`` itself if it lies in (0, 1), else :class:`InvalidInput`."""
-    if isinstance(delta, bool) or not isinstance(delta, int | float) or not isfinite(delta) or not 0.0 < delta < 1.0:
+    if not is_number(delta) or not 0.0 < delta < 1.0:
         raise InvalidInput(
-            f"delta is the probability that a certificate fails: a number in (0, 1), such as 0.05; got {delta!r}"
+            f"delta is the probability that a certificate fails: a number in (0, 1), such as 0.05; got {delta!r:.60}"
         )
     return float(delta)
 
@@ -38,6 +39,8 @@ class Ledger:
 
     def __post_init__(self) -> None:
         check_delta(self.delta)
+        if fsum(self.spent.values()) > self.delta:
+            raise DeltaOverspent(f"{fsum(self.spent.values()):g} is booked as spent, of δ = {self.delta:g}")
 
     @property
     def left(self) -> float:

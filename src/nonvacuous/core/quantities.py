@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 from math import inf, isnan
@@ -17,6 +18,16 @@ class Reads(Enum):
     HELD_OUT = "data that training never read"
     TRAINING = "training data"
     NOTHING = "no data at all"
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is an int or a float that a float can hold: no bool, no NaN, no integer beyond the largest float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return not isnan(value)
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -40,16 +51,16 @@ class Quantity:
     def check(self, value: Any) -> None:
         """Raise :class:`InvalidEvidence` unless ``value`` is of the right type and inside the range."""
         if self.vector:
-            if isinstance(value, str | bytes) or not hasattr(value, "__len__") or len(value) == 0:
+            unordered = isinstance(value, str | bytes | Mapping | Set)
+            if unordered or not hasattr(value, "__len__") or not hasattr(value, "__iter__") or len(value) == 0:
                 raise InvalidEvidence(f"{self.name} ({self.symbol}) is a non-empty sequence of numbers; got {value!r:.60}")
-            low, high = min(value), max(value)
-            if any(isinstance(v, bool) or not isinstance(v, int | float) or isnan(v) for v in value):
+            if not all(map(is_number, value)):
                 raise InvalidEvidence(f"{self.name} ({self.symbol}) holds something that is not a number")
-            self._check_range(low)
-            self._check_range(high)
+            self._check_range(min(value))
+            self._check_range(max(value))
             return
-        if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
-            raise InvalidEvidence(f"{self.name} ({self.symbol}) must be a number; got {value!r:.60}")
+        if not is_number(value):
+            raise InvalidEvidence(f"{self.name} ({self.symbol}) must be a Python int or float; got {value!r:.60}")
         if self.whole and not float(value).is_integer():
             raise InvalidEvidence(f"{self.name} ({self.symbol}) counts {self.unit}: a whole number; got {value!r}")
         self._check_range(value)

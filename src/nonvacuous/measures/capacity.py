@@ -12,6 +12,7 @@ from nonvacuous.bounds.capacity import Stage, piecewise_polynomial_log_growth, r
 from nonvacuous.core.errors import UnsupportedModule
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.measures.predictor import Predictor, evaluating
+from nonvacuous.measures.state import check_registered
 from nonvacuous.runtime.values import Inputs
 
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -38,6 +39,8 @@ def stages(predictor: Predictor, example: Inputs) -> tuple[Stage, ...]:
     For K ≥ 2 scores the last stage asks the signs of all K(K − 1)/2 differences, so the count is that of the class of 0–1 losses.
     Batch-norm in evaluation is an affine layer with two free numbers a channel (its running statistics are read off the data).
 
+    Layers of other types count as unknown, sub-classes of the known ones included: their forward pass may be anything.
+
     Args: ``example`` one batch of inputs. Raises :class:`UnsupportedModule` for anything that is not such a chain.
     """
     module = predictor.module
@@ -45,28 +48,29 @@ def stages(predictor: Predictor, example: Inputs) -> tuple[Stage, ...]:
         raise UnsupportedModule("the VC bounds need an nn.Module, whose layers can be counted")
     if isinstance(example, dict):
         raise UnsupportedModule("the VC bounds count plain feed-forward chains; this model takes named inputs")
+    check_registered(module)
     steps = _steps(predictor, module, example)
     found: list[Stage] = []
     degree = parameters = 0
     seen: set[int] = set()
     for step in steps:
         layer, units = step.module, prod(step.outputs.shape[1:])
-        if isinstance(layer, _AFFINE):
+        if type(layer) in _AFFINE:
             fresh = [p for p in layer.parameters() if id(p) not in seen]
             seen.update(map(id, fresh))
             parameters += sum(p.numel() for p in fresh)
             degree += 1
-        elif isinstance(layer, _NORMS):
+        elif type(layer) in _NORMS and layer.track_running_stats:
             parameters += 2 * layer.num_features
             degree += 1
-        elif isinstance(layer, _RELUS):
+        elif type(layer) in _RELUS:
             breaks = 2 if isinstance(layer, nn.Hardtanh | nn.ReLU6) else 1
             found.append(Stage(breaks * units, max(degree, 1), parameters))
-        elif isinstance(layer, _MAX_POOLS):
+        elif type(layer) in _MAX_POOLS:
             window = layer.kernel_size
             size = window ** (step.outputs.ndim - 2) if isinstance(window, int) else prod(window)
             found.append(Stage(max(1, units * size * (size - 1) // 2), max(degree, 1), parameters))
-        elif not isinstance(layer, _FREE):
+        elif type(layer) not in _FREE:
             raise UnsupportedModule(
                 f"{step.name} ({type(layer).__name__}): no rule to count its decisions. The VC bounds know affine layers, ReLU, "
                 "max-pool, average-pool and batch-norm in a chain; the other bounds do not need this"
@@ -91,8 +95,19 @@ def _steps(predictor: Predictor, module: nn.Module, example: Tensor) -> list[_St
 
     known = (*_AFFINE, *_NORMS, *_RELUS, *_MAX_POOLS, *_FREE)
     leaves = [m for m in module.modules() if isinstance(m, known) or not any(True for _ in m.children())]
+    for leaf in leaves:
+        if leaf._forward_hooks or "forward" in vars(leaf):
+            raise UnsupportedModule(
+                f"{names[leaf]} has a forward hook or a forward method of its own: its output may be anything"
+            )
+    entered: list[tuple[Tensor, int]] = []
+
+    def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        entered.extend((x, x._version) for x in inputs)
+
     try:
         hooks = [leaf.register_forward_hook(record) for leaf in leaves]
+        hooks.append(module.register_forward_pre_hook(enter))
         with evaluating(predictor):
             outputs = predictor(example)
     finally:
@@ -101,20 +116,31 @@ def _steps(predictor: Predictor, module: nn.Module, example: Tensor) -> list[_St
     if not steps:
         raise UnsupportedModule("the model has no layers a VC bound could count")
     for before, after in pairwise(steps):
-        same = after.inputs.data_ptr() == before.outputs.data_ptr() and after.inputs.numel() == before.outputs.numel()
-        inplace = isinstance(after.module, nn.ReLU | nn.LeakyReLU | nn.ReLU6 | nn.Hardtanh) and after.module.inplace
-        touched = after.version - before.after
-        if not same or touched not in ((0, 1) if inplace else (0,)):
+        if not _is(after.inputs, before.outputs) or after.version - before.after != int(_inplace(after.module)):
             raise UnsupportedModule(
                 f"between {before.name} and {after.name} the model computes something that is not a layer of its own (a skip connection, "
                 "or a function such as F.relu): the VC bounds count plain chains of layers"
             )
     last = steps[-1].outputs
-    if last.data_ptr() != outputs.data_ptr() or last._version != steps[-1].after or last.numel() != outputs.numel():
+    if not _is(outputs, last) or last._version != steps[-1].after:
         raise UnsupportedModule(f"the model computes something after {steps[-1].name} that is not a layer of its own")
-    if steps[0].inputs.numel() != example.numel():
+    first = steps[0]
+    if (
+        len(entered) != 1
+        or not _is(first.inputs, entered[0][0])
+        or first.version - entered[0][1] != int(_inplace(first.module))
+    ):
         raise UnsupportedModule(f"the model computes something before {steps[0].name} that is not a layer of its own")
     return steps
+
+
+def _inplace(layer: nn.Module) -> bool:
+    return isinstance(layer, _RELUS) and bool(layer.inplace)
+
+
+def _is(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in memory, perhaps in another shape."""
+    return one.data_ptr() == other.data_ptr() and one.numel() == other.numel()
 
 
 def log_growth_nats(predictor: Predictor, example: Inputs, n: int) -> Measured:

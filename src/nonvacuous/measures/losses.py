@@ -21,13 +21,20 @@ from nonvacuous.core.errors import InvalidInput
 class Loss:
     """``per_example(outputs, targets) → [b]`` in [0, 1]; ``name`` stands in certificates and contains every constant.
 
-    ``binary``: its only values are 0 and 1. ``regression``: targets are numbers.
+    ``binary``: it is 1 exactly where the predicted label is wrong. ``regression``: targets are numbers.
     """
 
     name: str
     per_example: Callable[[Tensor, Tensor], Tensor]
     binary: bool = False
     regression: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.name == "zero_one") != (self.per_example is _zero_one) or self.binary != (self.name == "zero_one"):
+            raise InvalidInput(
+                f"loss {self.name!r:.60}: the name zero_one, and binary=True, belong to the share of wrong labels alone. Give your loss "
+                "another name and leave binary out; all bounds for losses in [0, 1] cover it"
+            )
 
 
 def scores(outputs: Tensor) -> Tensor:
@@ -60,12 +67,26 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return own.squeeze(1) - rival.amax(1)
 
 
+def _graded(outputs: Tensor) -> Tensor:
+    """Scores, where a loss needs more than labels."""
+    if not outputs.is_floating_point():
+        raise InvalidInput(
+            "the model gives labels, not scores: only the loss zero_one can be measured. Wrap it so that it gives scores"
+        )
+    return scores(outputs)
+
+
+def _number(constant: float) -> str:
+    """A constant so that it reads back exactly, in few digits where few do."""
+    return f"{constant:g}" if float(f"{constant:g}") == constant else repr(float(constant))
+
+
 def _zero_one(outputs: Tensor, targets: Tensor) -> Tensor:
     return (predicted(outputs) != targets).double()
 
 
 def _brier(outputs: Tensor, targets: Tensor) -> Tensor:
-    probabilities = scores(outputs).double().softmax(1)
+    probabilities = _graded(outputs).double().softmax(1)
     truth = torch.nn.functional.one_hot(targets, probabilities.shape[1])
     return ((probabilities - truth) ** 2).sum(1).div(2).clamp(0, 1)
 
@@ -84,10 +105,10 @@ def bounded_cross_entropy(least_probability: float = 1e-5) -> Loss:
     top = -log(least_probability)
 
     def per_example(outputs: Tensor, targets: Tensor) -> Tensor:
-        logs = scores(outputs).double().log_softmax(1).gather(1, targets[:, None])[:, 0]
+        logs = _graded(outputs).double().log_softmax(1).gather(1, targets[:, None])[:, 0]
         return (-logs / top).clamp(0, 1)
 
-    return Loss(f"bounded_cross_entropy:{least_probability:g}", per_example)
+    return Loss(f"bounded_cross_entropy:{_number(least_probability)}", per_example)
 
 
 def clipped_squared(scale: float) -> Loss:
@@ -113,7 +134,7 @@ def _clipped(name: str, scale: float, shape: Callable[[Tensor], Tensor]) -> Loss
             )
         return shape((prediction.double() - targets.double()) / scale).clamp(0, 1)
 
-    return Loss(f"{name}:{scale:g}", per_example, regression=True)
+    return Loss(f"{name}:{_number(scale)}", per_example, regression=True)
 
 
 _WORDS: dict[str, Callable[..., Loss]] = {

@@ -11,17 +11,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import inf, nextafter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nonvacuous.core.errors import InvalidInput, UnsupportedModule
+from nonvacuous.core.errors import InvalidEvidence, InvalidInput, UnsupportedModule
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.measures.losses import Loss
 from nonvacuous.measures.predictor import Predictor, evaluating
+from nonvacuous.measures.risks import check_losses
+from nonvacuous.measures.state import check_registered
+from nonvacuous.numerics.interval import iv
 from nonvacuous.numerics.tails import kl_inverse_upper
 from nonvacuous.runtime.data import Sample
 
@@ -91,6 +93,7 @@ class Draws(NamedTuple):
 
 def check_sampleable(module: nn.Module, initial: nn.Module | None) -> None:
     """Raise :class:`UnsupportedModule` if some number the network uses is neither a Gaussian parameter nor fixed beforehand."""
+    check_registered(module)
     known = dict(initial.named_buffers()) if initial is not None else {}
     for name, buffer in module.named_buffers():
         if name not in known or not torch.equal(buffer.detach().cpu(), known[name].detach().cpu()):
@@ -123,8 +126,9 @@ def rebuilt(
 ) -> GaussianPosterior:
     """The posterior with the stated deviations, one number a parameter tensor; distances are measured anew."""
     tensors = list(_tensors(module, initial))
-    if not len(tensors) == len(posterior_std) == len(prior_index) or not all(std > 0 for std in posterior_std):
-        raise InvalidInput(f"a posterior over {len(tensors)} tensors needs as many positive deviations and prior indices")
+    fits = len(tensors) == len(posterior_std) == len(prior_index)
+    if not fits or not all(2.0**-500 < std < 2.0**500 for std in posterior_std) or not all(abs(j) < 2000 for j in prior_index):
+        raise InvalidEvidence(f"a posterior over {len(tensors)} tensors needs as many positive deviations and prior indices")
     return GaussianPosterior(
         module,
         tuple(
@@ -173,7 +177,9 @@ def drawn_losses(
             start = time.perf_counter()
             outputs = network(batch.inputs).cpu()
             forward += time.perf_counter() - start
-            means.append(float(loss.per_example(outputs, batch.targets).double().mean()))
+            losses = loss.per_example(outputs, batch.targets).double()
+            check_losses(losses, len(batch.targets), loss)
+            means.append(float(losses.mean()))
             if advance is not None:
                 advance(len(batch.targets))
     return Draws(tuple(means), forward)
@@ -201,9 +207,13 @@ def gibbs_risk(means: Sequence[float], delta: float) -> Measured:
     """Interval for the empirical Gibbs risk from independent trials: [0, kl⁻¹(mean, ln(1/δ)/m)], holding with probability 1 − δ.
 
     Source: Hoeffding 1963, Theorem 1, inequality (2.1); as in Langford and Caruana 2001.
+
+    Raises :class:`InvalidEvidence` for δ outside (0, 1): a mean of trials without a share of δ bounds nothing.
     """
-    mean = min(1.0, nextafter(math.fsum(means) / len(means), inf))
-    return Measured(0.0, kl_inverse_upper(mean, nextafter(math.log(1 / delta), inf) / len(means)), Kind.CONFIDENCE, delta)
+    if not 0 < delta < 1 or not means:
+        raise InvalidEvidence(f"measuring the Gibbs risk by {len(means)} trials needs a share of δ in (0, 1); got {delta!r}")
+    mean = min(1.0, math.fsum(means) / len(means) * (1 + 2.0**-40))  # the roundings of this mean and of the trials' own
+    return Measured(0.0, kl_inverse_upper(mean, -iv.log(delta) / len(means)), Kind.CONFIDENCE, delta)
 
 
 def chosen(

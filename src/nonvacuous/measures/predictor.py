@@ -43,7 +43,7 @@ class Predictor:
             inputs = _moved(inputs, self.device, _floating_type(module))
             try:
                 return _tensor(module(**inputs) if isinstance(inputs, dict) else module(inputs))
-            except (RuntimeError, TypeError, ValueError) as error:
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise InvalidInput(f"the model could not be applied to inputs {_shapes(inputs)}: {error}") from error

@@ -16,6 +16,7 @@ from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.measures.losses import Loss, margins, predicted, scores
 from nonvacuous.measures.predictor import Predictor, evaluating
 from nonvacuous.runtime.data import Fingerprint, Sample
+from nonvacuous.runtime.values import Inputs
 
 Floats = np.ndarray
 UNIT_ROUNDOFF = 2.0**-53
@@ -114,7 +115,9 @@ def observe(
                 if outputs.is_floating_point():
                     gaps.append(margins(scores(outputs), batch.targets).double())
             values = loss.per_example(outputs, batch.targets).double()
-            _check_losses(values, len(batch.targets), loss)
+            check_losses(values, len(batch.targets), loss)
+            if not losses:
+                _check_fixed(predictor, batch.inputs, outputs)
             losses.append(values)
             print_.update(batch.inputs, batch.targets)
             if advance is not None:
@@ -130,6 +133,26 @@ def observe(
     )
 
 
+ROWS = 8
+MOST_CHANGE = 0.01
+
+
+def _check_fixed(predictor: Predictor, inputs: Inputs, outputs: Tensor) -> None:
+    """Raise :class:`InvalidInput` if an example's output changes when the batch around it does: then there is no one predictor.
+
+    Applies the model again to the first examples, in reverse. Every bound here is about a fixed function of one example.
+    """
+    count = min(ROWS, len(outputs))
+    few = {k: v[:count].flip(0) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[:count].flip(0)
+    again, before = predictor(few).cpu().flip(0), outputs[:count]
+    change = (again.double() - before.double()).abs().max() if again.shape == before.shape else torch.inf
+    if change > MOST_CHANGE * max(1e-30, float(outputs.double().abs().max())):
+        raise InvalidInput(
+            "the model's output for an example depends on the other examples of its batch, or on chance: it is not one fixed predictor. "
+            "Keep running statistics in batch-norm (track_running_stats=True), draw no random numbers in evaluation mode"
+        )
+
+
 def _check_classes(outputs: Tensor, targets: Tensor) -> None:
     if outputs.is_floating_point():
         classes = scores(outputs).shape[1]
@@ -141,7 +164,8 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> None:
             )
 
 
-def _check_losses(values: Tensor, size: int, loss: Loss) -> None:
+def check_losses(values: Tensor, size: int, loss: Loss) -> None:
+    """Raise :class:`InvalidInput` unless a loss gave one number in [0, 1] for each of ``size`` examples."""
     if tuple(values.shape) != (size,) or not bool(((values >= 0) & (values <= 1)).all()):
         raise InvalidInput(
             f"loss {loss.name!r} must give one number in [0, 1] for each of the {size} examples of a batch; it gave shape "

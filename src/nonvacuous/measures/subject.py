@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,9 +111,18 @@ def measure(
 
 def measures() -> dict[Key, Measure]:
     """Every measure, third parties' included (entry-point group ``nonvacuous.measures``)."""
-    for point in entry_points(group="nonvacuous.measures"):
-        point.load()
+    global _discovered
+    if not _discovered:
+        _discovered = True
+        for point in entry_points(group="nonvacuous.measures"):
+            try:
+                point.load()
+            except Exception as error:  # a broken plug-in must not take the others down
+                warnings.warn(f"the measures of plug-in {point.value!r} could not be loaded: {error}", stacklevel=2)
     return MEASURES
+
+
+_discovered = False
 
 
 HELD_OUT, TRAINING = bound.Sample.HELD_OUT, bound.Sample.TRAINING
