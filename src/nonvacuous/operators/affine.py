@@ -32,6 +32,8 @@ def traced_map(module: nn.Module, shape: tuple[int, ...]) -> LinearMap | None:
         try:
             module(example)
         except (RuntimeError, IndexError) as error:
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag):  # reads numbers of words, not vectors
+                return None
             kind = type(module).__name__
             raise InvalidInput(f"{kind} does not take an input of shape {shape} without the batch: {error}") from error
         try:

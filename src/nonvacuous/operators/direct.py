@@ -7,6 +7,7 @@ taps, and A itself is never formed.  It costs one n × n array, in which LAPACK'
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from scipy.linalg import lapack
@@ -73,16 +74,37 @@ def factorises(matrix: Tensor, limit: float) -> bool:
 
 
 def upper_end_of_taps(taps: Tensor, places: Tensor, start: float, step: float) -> float:
-    """A proved upper end of ``‖Σ K_τ ⊗ T_τ‖₂``: the first of start, start·(1 + step), … that factorises."""
-    size = absolute_frobenius(taps, places)
+    """A proved upper end of ``‖Σ K_τ ⊗ T_τ‖₂``."""
     rows, columns = taps.shape[1] * places.shape[1], taps.shape[2] * len(taps) * places.shape[2]
-    matrix = gram(taps, places)
+    size = absolute_frobenius(taps, places)
+    return _search(lambda: gram(taps, places), size, columns, rows, start, step)
+
+
+def upper_end_of_matrix(weight: Tensor, frobenius: float, start: float, step: float) -> float:
+    """A proved upper end of the ℓ2 norm of a matrix, without a second copy of it."""
+    tall = weight if weight.shape[0] >= weight.shape[1] else weight.mT
+    columns = tall.shape[1]
+
+    def squared() -> Tensor:
+        total = torch.zeros(columns, columns, dtype=torch.float64, device=weight.device)
+        for first in range(0, tall.shape[0], 1024):
+            part = tall[first : first + 1024].double()
+            total.addmm_(part.mT, part)
+        return total
+
+    return _search(squared, frobenius, tall.shape[0], columns, start, step)
+
+
+def _search(squared: Callable[[], Tensor], most: float, tall: int, thin: int, start: float, step: float) -> float:
+    """The first of start, start·(1 + step), … whose square less the Gram matrix factorises; steps double after a failure."""
+    matrix = squared()
     trial = max(start, estimate(matrix) * (1 + step))
-    while trial < size:
+    while trial < most:
+        complex_ = matrix.is_complex()
         if factorises(matrix, trial):
-            return min(size, proved(trial, columns, rows, size, taps.is_complex()))
+            return min(most, proved(trial, tall, thin, most, complex_))
         trial *= 1 + step
         step *= 2
         del matrix  # before the next one: one array at a time
-        matrix = gram(taps, places)
-    return size
+        matrix = squared()
+    return most

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nonvacuous.operators.certified import UNIT, gamma, upper_end
 from nonvacuous.operators.convolution import Convolution
+from nonvacuous.operators.direct import upper_end_of_matrix
 from nonvacuous.operators.linear_map import LinearMap
 from nonvacuous.operators.norm_entries import EntryNorms
 from nonvacuous.operators.stencil import Axis
@@ -45,9 +46,10 @@ class Matrix(LinearMap):
             return 0.0
         norms = EntryNorms.of_matrix(self.weight)
         best = min(norms.frobenius.upper, math.sqrt(norms.l1.upper * norms.linf.upper) * (1 + 4 * UNIT))
-        if best <= hint * (1 + tolerance) or 8 * (2 * thin * tall + 2 * thin**2) > memory or thin**2 * tall > 1e12:
+        if best <= hint * (1 + tolerance) or 9 * thin**2 > memory or thin**2 * tall > 1e12:
             return best
-        return min(best, upper_end(self.weight.double().unsqueeze(0), hint * (1 + tolerance / 2), tolerance / 4))
+        start, step = hint * (1 + tolerance / 2), tolerance / 4
+        return min(best, upper_end_of_matrix(self.weight, norms.frobenius.upper, start, step))
 
 
 class ChannelScale(LinearMap):

@@ -17,7 +17,8 @@ from nonvacuous.core.errors import InvalidInput, UnsupportedModule
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.operators import normalizers as _normalizers  # their rules enter the registry
 from nonvacuous.operators import pooling as _pooling
-from nonvacuous.operators.certified import UNIT, gamma, upper_end
+from nonvacuous.operators.certified import UNIT, frobenius_norms, gamma, upper_end
+from nonvacuous.operators.direct import upper_end_of_matrix
 from nonvacuous.operators.krylov import golub_kahan, probable_upper, random_start, rayleigh
 from nonvacuous.operators.linear_map import LinearMap
 from nonvacuous.operators.maps import Chain, Stack, Sum
@@ -115,9 +116,12 @@ def spectral_norm_of(
     size = _absolute_size(linear)
     lower = min(size, _lower(linear, size, tolerance, seed))
     upper = min(size, _upper(linear, lower, tolerance, memory, seed))
-    dense_bytes, work = 8 * (2 * thin * tall + 2 * thin**2), thin**2 * tall
+    dense_bytes, work = 8 * (2 * thin * tall + thin**2), thin**2 * tall
     if upper > lower * (1 + tolerance) and not hasattr(linear, "upper") and dense_bytes <= memory and work < 1e12:
-        upper = min(upper, upper_end(linear.dense().unsqueeze(0), lower * (1 + tolerance / 2), tolerance / 4))
+        matrix = linear.dense()
+        upper = min(
+            upper, upper_end_of_matrix(matrix, float(frobenius_norms(matrix)), lower * (1 + tolerance / 2), tolerance / 4)
+        )
     if upper > lower * (1 + tolerance) and delta > 0:
         run = golub_kahan(linear, random_start(linear, seed), 4 * STEPS, 0.0, torch.float64)
         probable = probable_upper(run, linear.columns, delta)
@@ -143,9 +147,8 @@ def _of_matrix(matrix: torch.Tensor, tolerance: float) -> Measured:
 
 
 def _lower(linear: LinearMap, size: float, tolerance: float, seed: int | torch.Generator) -> float:
-    run = golub_kahan(linear, random_start(linear, seed), STEPS, tolerance / 8)
-    if not math.isfinite(run.ritz):
-        run = golub_kahan(linear, random_start(linear, seed), STEPS, tolerance / 8, torch.float64)
+    dtype = torch.float32 if 1e-12 < size < 1e12 else torch.float64
+    run = golub_kahan(linear, random_start(linear, seed), STEPS, tolerance / 8, dtype)
     return rayleigh(linear, run.vector, linear.rows + linear.columns, size)
 
 

@@ -21,6 +21,8 @@ Rule = Callable[[Any, Shape], LinearMap | Measured]
 RuleT = TypeVar("RuleT", bound=Rule)
 RULES: dict[type[nn.Module], Rule] = {}
 
+SAFE = (1e-120, 1e120)
+"""Sizes of weights whose squares and sums of squares neither vanish nor overflow; rounding is counted, underflow is not."""
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -68,12 +70,17 @@ def fits(module: nn.Module, condition: bool, shape: Shape, expected: str) -> Non
 
 
 def checked(module: nn.Module, name: str, tensor: Tensor | None) -> Tensor:
-    """The tensor, free of gradients, if its numbers are all finite."""
+    """The tensor, free of gradients, if its numbers are all finite and of a size that can be squared."""
     if tensor is None:
         raise InvalidInput(f"{type(module).__name__} has no {name}")
     tensor = tensor.detach()
     if not bool(torch.isfinite(tensor).all()):
         raise InvalidInput(f"{type(module).__name__}.{name} holds NaN or infinity: no norm can be given")
+    largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+    if largest and not SAFE[0] < largest < SAFE[1]:
+        raise InvalidInput(
+            f"{type(module).__name__}.{name} is of size {largest:g}, whose square float64 does not hold: rescale it"
+        )
     return tensor
 
 
