@@ -179,6 +179,7 @@ class BettingBound(Bound):
     loss = LossRange.BOUNDED
     predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_PREDICTOR, BOUNDED_LOSS)
+    worked = ((((0.0, 0.25, 0.0, 0.0) * 5, 20), 0.05, 0.2534700),)
 
     def domain(self, e: Any, delta: float) -> None:
         if len(e.losses) != e.n:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isinf
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from nonvacuous.core.bound import (
     BOUNDED_LOSS,
@@ -15,6 +15,7 @@ from nonvacuous.core.bound import (
     IID,
     Bound,
     Down,
+    Exact,
     Free,
     Hypothesis,
     LossRange,
@@ -38,7 +39,7 @@ class _GibbsBound(Bound):
     sample = Sample.TRAINING
     loss = LossRange.BOUNDED
     predictors = (Predictor.GIBBS,)
-    hypotheses = (IID, DATA_FREE_PRIOR, BOUNDED_LOSS)
+    hypotheses: ClassVar[tuple[Hypothesis, ...]] = (IID, DATA_FREE_PRIOR, BOUNDED_LOSS)
 
 
 class _MaurerBound(_GibbsBound):
@@ -168,7 +169,7 @@ class CatoniEvidence(NamedTuple):
 
     gibbs_risk: Up
     kl_nats: Up
-    n: Down
+    n: Exact  # a larger n moves C = λ/n, perhaps to the next grid point
     inverse_temperature: Free
 
 

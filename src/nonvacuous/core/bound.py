@@ -34,6 +34,7 @@ class Direction(Enum):
 Up = Annotated[float, Direction.UP]
 Down = Annotated[float, Direction.DOWN]
 Free = Annotated[float, Direction.FREE]
+Exact = Annotated[float, Direction.EXACT]
 ExactEach = Annotated[tuple[float, ...], Direction.EXACT]
 
 

@@ -21,6 +21,7 @@ _RELUS = (nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.Hardtanh)
 _MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _MEANS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _FREE = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Unflatten, *_MEANS)
+_KNOWN = (*_AFFINE, *_NORMS, *_RELUS, *_MAX_POOLS, *_FREE)
 
 
 @dataclass
@@ -55,26 +56,26 @@ def stages(predictor: Predictor, example: Inputs) -> tuple[Stage, ...]:
     seen: set[int] = set()
     for step in steps:
         layer, units = step.module, prod(step.outputs.shape[1:])
-        if type(layer) in _AFFINE:
-            fresh = [p for p in layer.parameters() if id(p) not in seen]
-            seen.update(map(id, fresh))
-            parameters += sum(p.numel() for p in fresh)
-            degree += 1
-        elif type(layer) in _NORMS and layer.track_running_stats:
-            parameters += 2 * layer.num_features
-            degree += 1
-        elif type(layer) in _RELUS:
-            breaks = 2 if isinstance(layer, nn.Hardtanh | nn.ReLU6) else 1
-            found.append(Stage(breaks * units, max(degree, 1), parameters))
-        elif type(layer) in _MAX_POOLS:
-            window = layer.kernel_size
-            size = window ** (step.outputs.ndim - 2) if isinstance(window, int) else prod(window)
-            found.append(Stage(max(1, units * size * (size - 1) // 2), max(degree, 1), parameters))
-        elif type(layer) not in _FREE:
+        if type(layer) not in _KNOWN or (isinstance(layer, _NORMS) and not layer.track_running_stats):
             raise UnsupportedModule(
                 f"{step.name} ({type(layer).__name__}): no rule to count its decisions. The VC bounds know affine layers, ReLU, "
                 "max-pool, average-pool and batch-norm in a chain; the other bounds do not need this"
             )
+        if isinstance(layer, _AFFINE):
+            fresh = [p for p in layer.parameters() if id(p) not in seen]
+            seen.update(map(id, fresh))
+            parameters += sum(p.numel() for p in fresh)
+            degree += 1
+        elif isinstance(layer, _NORMS):
+            parameters += 2 * layer.num_features
+            degree += 1
+        elif isinstance(layer, _RELUS):
+            breaks = 2 if isinstance(layer, nn.Hardtanh | nn.ReLU6) else 1
+            found.append(Stage(breaks * units, max(degree, 1), parameters))
+        elif isinstance(layer, _MAX_POOLS):
+            window = layer.kernel_size
+            size = window ** (step.outputs.ndim - 2) if isinstance(window, int) else prod(window)
+            found.append(Stage(max(1, units * size * (size - 1) // 2), max(degree, 1), parameters))
     scores = prod(steps[-1].outputs.shape[1:])
     if parameters == 0:
         raise UnsupportedModule("the model has no parameters that a VC bound could count")
@@ -93,8 +94,7 @@ def _steps(predictor: Predictor, module: nn.Module, example: Tensor) -> list[_St
             raise UnsupportedModule(f"{names[layer]} takes or gives more than one tensor: not a feed-forward chain")
         steps.append(_Step(layer, names[layer], inputs[0], inputs[0]._version, outputs, outputs._version))
 
-    known = (*_AFFINE, *_NORMS, *_RELUS, *_MAX_POOLS, *_FREE)
-    leaves = [m for m in module.modules() if isinstance(m, known) or not any(True for _ in m.children())]
+    leaves = [m for m in module.modules() if isinstance(m, _KNOWN) or not any(True for _ in m.children())]
     for leaf in leaves:
         if leaf._forward_hooks or "forward" in vars(leaf):
             raise UnsupportedModule(
