@@ -53,7 +53,7 @@ class Node:
     Attributes:
         name: unique in the graph.
         operation: ``input``, ``output``, ``parameter``, a glossary word of :mod:`operations` (``convolution``, ``linear``,
-            ``batch_norm``, ``relu``, ``add``, ``concatenate``, ``attention``, …), or ``unknown``.
+            ``batch_norm``, ``relu``, ``add``, ``concatenate``, ``attention``, …), ``custom`` for a class asked for in ``leaves``, or ``unknown``.
         module_name: the module called, or for a functional call the one that makes it; ``""`` is the model.
         module: the module called; None for a functional call.
         type_name: class of the module, or name of the function.
@@ -170,6 +170,9 @@ def parents_in(*values: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def operation_of(module: nn.Module | None, function: Callable[..., Any] | str | None) -> str:
-    """The word for a module or a function; ``unknown`` if there is none."""
-    return of_module(module) if module is not None else of_function(function)
+def operation_of(
+    module: nn.Module | None, function: Callable[..., Any] | str | None, leaves: tuple[type[nn.Module], ...] = ()
+) -> str:
+    """The word for a module or a function; ``custom`` for a module of a listed class without one, else ``unknown``."""
+    word = of_module(module) if module is not None else of_function(function)
+    return "custom" if word == UNKNOWN and module is not None and isinstance(module, leaves) else word
