@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -31,15 +30,8 @@ def run(*command: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_bound_gives_its_closed_form(walk_through: Path) -> None:
-    run(
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules", "chosen_best.py", cwd=walk_through
-    )
-
-
-@pytest.mark.skipif(importlib.util.find_spec("nonvacuous.testing.bounds") is None, reason="the contracts are not built yet")
-def test_the_bound_meets_its_contract(walk_through: Path) -> None:
-    run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_chosen_best.py", cwd=walk_through)
+def test_the_bound_meets_its_contract_and_its_doctest(walk_through: Path) -> None:
+    run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--doctest-modules", ".", cwd=walk_through)
 
 
 def test_the_code_passes_the_linters(walk_through: Path) -> None:
