@@ -53,7 +53,8 @@ class Node:
     Attributes:
         name: unique in the graph.
         operation: ``input``, ``output``, ``parameter``, a glossary word of :mod:`operations` (``convolution``, ``linear``,
-            ``batch_norm``, ``relu``, ``add``, ``concatenate``, ``attention``, …), ``custom`` for a class asked for in ``leaves``, or ``unknown``.
+            ``batch_norm``, ``relu``, ``add``, ``concatenate``, ``attention``, …), ``custom`` for a class asked for in
+            ``leaves``, or ``unknown``.
         module_name: the module called, or for a functional call the one that makes it; ``""`` is the model.
         module: the module called; None for a functional call.
         type_name: class of the module, or name of the function.

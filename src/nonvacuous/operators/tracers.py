@@ -75,9 +75,8 @@ def by_fx(module: nn.Module, arguments: Sequence[Any], keywords: dict[str, Any],
         parents = parents_in(args, kwargs)
         called = modules[n.target] if n.op == "call_module" else None
         owner = n.target if called is not None else _owner(n)
-        word = {"placeholder": "input", "output": "output", "get_attr": "parameter"}.get(n.op) or operation_of(
-            called, n.target
-        )
+        word = {"placeholder": "input", "output": "output", "get_attr": "parameter"}.get(n.op)
+        word = word or operation_of(called, n.target, leaves)
         nodes.append(
             Node(
                 n.name,
@@ -206,7 +205,9 @@ class _Recorder(TorchFunctionMode):
         self.stack.pop()
         if self.inside == 1:
             self.inside = 0
-            self.add(operation_of(part, None), part, type(part).__name__, self.named(args), self.named(kwargs), result)
+            self.add(
+                operation_of(part, None, self.leaves), part, type(part).__name__, self.named(args), self.named(kwargs), result
+            )
         elif self.inside:
             self.inside -= 1
         else:
