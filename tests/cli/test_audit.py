@@ -88,7 +88,7 @@ def test_another_loss(run: Any, trained: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "brier" in {c["loss"] for c in json.loads(result.stdout)["certificates"]}
     shown = run(*AUDIT, "--weights", trained, "--loss", "brier", "--out", "again").stdout
-    assert "the mean brier of mlp:64-16-10 on new examples is at most 0." in shown
+    assert "the mean brier loss of mlp:64-16-10 on new examples is at most 0." in shown
 
 
 def test_a_factory_in_the_current_directory(run: Any, trained: Path, tmp_path: Path) -> None:

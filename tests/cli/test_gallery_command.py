@@ -102,6 +102,16 @@ def test_an_unwritable_out_is_said_before_the_page_runs(run: Any, shipped: Path,
     assert "Few layers" not in result.stdout
 
 
+def test_an_installed_package_has_its_pages_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site-packages" / "nonvacuous"
+    (package / "gallery_pages").mkdir(parents=True)
+    monkeypatch.setattr(gallery, "__file__", str(package / "commands" / "gallery.py"))
+    assert gallery.folder() == package / "gallery_pages"
+    (package / "gallery_pages").rmdir()
+    assert gallery.folder() is None
+    assert gallery.pages() == []
+
+
 def test_the_checkout_has_a_gallery_folder() -> None:
     place = gallery.folder()
     assert place is not None and place.is_dir()

@@ -58,6 +58,7 @@ def test_module_and_script_are_the_same_program(shell: Any) -> None:
     ("words", "says"),
     [
         (["adit"], "No such command 'adit'"),
+        (["bounds", "a", "b"], "extra argument (b). `nonvacuous bounds --help`"),
         (["bounds", "--colour"], "No such option"),
         (["audit"], "Missing option"),
         (

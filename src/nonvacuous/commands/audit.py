@@ -145,7 +145,7 @@ def _headline(result: Audit, output: Output) -> None:
     if wording.is_share(facts.loss):
         output.head(f"With {sure} confidence, {facts.model} errs on at most {_value(best)} of new examples.")
     else:
-        what = f"the mean {wording.words(facts.loss)} of {facts.model} on new examples"
+        what = f"the mean {wording.words(facts.loss)} loss of {facts.model} on new examples"
         output.head(f"With {sure} confidence, {what} is at most {_value(best)}.")
     samples = [facts.train] if facts.test is None else [facts.train, facts.test]
     seen = ", ".join(

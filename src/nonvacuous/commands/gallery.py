@@ -119,7 +119,7 @@ def gallery(names: tuple[str, ...], out: Path, force: bool, as_json: bool, quiet
         failure, figures = _run(page, out)
         seconds = time.perf_counter() - begun
         results.append({**page.facts, "holds": failure is None, "figures": [str(f) for f in figures], "seconds": seconds})
-        output.say(f"  {'does not hold here' if failure else 'holds'} ({seconds:.1f} s)")
+        output.say(f"  its assertion {'fails' if failure else 'holds'} ({seconds:.1f} s)")
         for figure in figures:
             output.say(f"  {figure}")
         if failure:

@@ -75,7 +75,8 @@ class Program(click.Group):
             return INTERRUPTED
         except click.UsageError as error:
             where = error.ctx.command_path if error.ctx else prog_name
-            complain("error", f"{error.format_message().rstrip('.')}. `{where} --help` lists the options")
+            text = error.format_message()
+            complain("error", f"{text if text.endswith(('.', '?')) else text + '.'} `{where} --help` lists the options")
             return error.exit_code
         except click.ClickException as error:
             complain("error", error.format_message())
