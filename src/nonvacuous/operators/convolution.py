@@ -23,10 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nonvacuous.operators.certified import UNIT, gamma, largest_of, upper_end
+from nonvacuous.operators.certified import UNIT, gamma, upper_end
 from nonvacuous.operators.direct import upper_end_of_taps
 from nonvacuous.operators.linear_map import LinearMap
 from nonvacuous.operators.norm_entries import EntryNorms
+from nonvacuous.operators.spectrum import Spectrum, largest_of_grams, upper_end_of_grams
 from nonvacuous.operators.stencil import Axis, angles, half_of, pattern_sums
 
 CONVOLVE = (F.conv1d, F.conv2d, F.conv3d)
@@ -106,13 +107,21 @@ class Convolution(LinearMap):
 
     @property
     def _grouped(self) -> Tensor:
-        """(g, o, c, k₁ … k_D) in float64."""
-        kernel = self.kernel.double()
-        return kernel.reshape(self.groups, -1, *kernel.shape[1:])
+        """(g, o, c, k₁ … k_D)."""
+        return self.kernel.reshape(self.groups, -1, *self.kernel.shape[1:])
+
+    def absolute_size(self) -> float:
+        """An upper end of ``‖|A|‖₂``: √ of the largest row sum of |kernel| times the largest column sum, copies counted."""
+        kernel = self._grouped.abs()
+        taps = list(range(3, kernel.dim()))
+        rows = float(kernel.sum([2, *taps], dtype=torch.float64).max())
+        columns = float(kernel.sum([1, *taps], dtype=torch.float64).max())
+        copies = math.prod(axis.padding_norm**2 for axis in self.axes if axis.folds)
+        return math.sqrt(rows * columns * copies) * (1 + gamma(self.kernel.numel() + 64))
 
     def entry_norms(self) -> EntryNorms:
         """Norms that are sums over entries, from the border patterns: no matrix is formed."""
-        kernel = self._grouped
+        kernel = self._grouped.double()
         rows = pattern_sums(kernel, [axis.row_patterns() for axis in self.axes])
         by_row = [(_sums(array, 1), count) for array, count in rows]
         columns = pattern_sums(kernel, [axis.column_patterns() for axis in self.axes])
@@ -130,7 +139,9 @@ class Convolution(LinearMap):
         best = self._circle(hint, tolerance, memory, frozenset())
         if best <= target:
             return best
-        for written_out in self._choices(memory, MUCH_WORK if best > hint * (1 + COARSE) else LITTLE_WORK):
+        for work, written_out in self._choices(memory):
+            if work > (MUCH_WORK if best > hint * (1 + COARSE) else LITTLE_WORK):
+                continue
             best = min(best, self._circle(hint, tolerance, memory, written_out))
             if best <= target:
                 return best
@@ -140,17 +151,17 @@ class Convolution(LinearMap):
             best = min(best, copies * inner.upper(hint / copies, tolerance, memory) * (1 + 8 * UNIT))
         return best
 
-    def _choices(self, memory: int, most_work: float) -> list[frozenset[int]]:
-        """Sets of axes to write out, cheapest first, that fit into the memory and the work."""
+    def _choices(self, memory: int) -> list[tuple[float, frozenset[int]]]:
+        """Sets of axes to write out, cheapest first, that fit into memory, with their work."""
         priced = []
         for size in range(1, 1 << len(self.axes)):
             chosen = frozenset(n for n in range(len(self.axes)) if size >> n & 1)
             rows, columns, frequencies, each = self._block(chosen)
             thin = min(rows, columns)
             work = frequencies * self.groups * thin**3 / 3 * each**2
-            if frequencies and 8 * each * thin**2 * 1.25 <= memory and work < most_work:
+            if frequencies and 8 * each * thin**2 * 1.25 <= memory:
                 priced.append((work, sorted(chosen), chosen))
-        return [chosen for _, _, chosen in sorted(priced, key=lambda entry: entry[:2])]
+        return [(work, chosen) for work, _, chosen in sorted(priced, key=lambda entry: entry[:2])]
 
     def _block(self, written_out: frozenset[int]) -> tuple[int, int, int, int]:
         """(rows, columns, number of frequencies or 0, numbers an entry) of the blocks when these axes are written out."""
@@ -186,21 +197,29 @@ class Convolution(LinearMap):
         if written_out and min(rows, columns) > SMALL_BLOCK:
             return factor * self._direct(sizes, written_out, hint / factor, tolerance) * (1 + 32 * UNIT)
         target = hint * (1 + tolerance / 2) / factor
-        best_estimate, best_twists = math.inf, (0.0,) * len(free)
-        for twists in product(*[(math.pi, 0.0) if t else (0.0,) for t in twistable]):
-            blocks = self._blocks(sizes, twists, written_out, memory)
-            if any(twistable) or not written_out:
-                estimate = max((float(largest_of(block).max()) for block in blocks), default=0.0)
-            else:
-                estimate = target
+        choices = list(product(*[(math.pi, 0.0) if t else (0.0,) for t in twistable]))
+        lags = math.prod(2 * axis.degree + 1 for axis in self.axes) / 2 + 1
+        if written_out or 8 * lags * self.groups * min(rows, columns) ** 2 > memory:
+            best = target
+            for block in self._blocks(sizes, choices[0], written_out, memory):
+                best = max(best, upper_end(block, best, tolerance / 4))
+            return factor * (best + self._entry_error()) * (1 + 32 * UNIT)
+        spectrum = Spectrum(self._grouped, self.axes)
+        best_estimate, best_twists = math.inf, choices[-1]
+        for twists in choices:
+            estimate = 0.0
+            for grams in spectrum.grams(sizes, twists, memory):
+                estimate = max(estimate, largest_of_grams(grams))
+                if estimate >= best_estimate:
+                    break
             if estimate < best_estimate:
                 best_estimate, best_twists = estimate, twists
             if best_estimate <= target:
                 break
         best = max(hint / factor, best_estimate) * (1 + tolerance / 4)
-        for block in self._blocks(sizes, best_twists, written_out, memory):
-            best = max(best, upper_end(block, best, tolerance / 4))
-        return factor * (best + self._entry_error()) * (1 + 32 * UNIT)
+        for grams in spectrum.grams(sizes, best_twists, memory):
+            best = max(best, upper_end_of_grams(grams, spectrum.error, best, tolerance / 4))
+        return factor * best * (1 + 32 * UNIT)
 
     def _direct(self, sizes: Sequence[int], written_out: frozenset[int], hint: float, tolerance: float) -> float:
         """As :meth:`_circle`, block after block without forming them, with the twist 0 (π where the axis allows it)."""
@@ -215,7 +234,7 @@ class Convolution(LinearMap):
         best = hint * (1 + tolerance / 2)
         for point in half_of(sizes, twists):
             picked = {n: waves[k][point[k]].unsqueeze(0).to(self.device) for k, n in enumerate(free)}
-            for kernel in self._grouped:
+            for kernel in self._grouped.double():
                 taps = self._contract(kernel.unsqueeze(0), picked, written_out)  # (1, 1, o, c, taps…, residues)
                 taps = taps[0, 0].flatten(2, -2).permute(2, 0, 1, 3).flatten(2)
                 if rows <= columns:
@@ -226,7 +245,7 @@ class Convolution(LinearMap):
 
     def _entry_error(self) -> float:
         """Norm of the rounding errors in the entries of a block: every tap enters with a phase known to a few hundred u."""
-        taps = self._grouped.flatten(3)
+        taps = self._grouped.double().flatten(3)
         each = float(torch.linalg.vector_norm(taps, dim=(1, 2)).sum(1).max())
         reach = sum(axis.degree + 1 for axis in self.axes)
         return gamma(64 * reach + taps.shape[3]) * each * math.sqrt(math.prod(axis.n_out for axis in self.axes if axis.folds))
@@ -235,7 +254,7 @@ class Convolution(LinearMap):
         self, sizes: Sequence[int], twists: Sequence[float], written_out: frozenset[int], memory: int
     ) -> Iterator[Tensor]:
         """Batches of blocks whose norms' maximum bounds the norm, one of each conjugate pair."""
-        kernel = self._grouped
+        kernel = self._grouped.double()
         free = [n for n in range(len(self.axes)) if n not in written_out]
         rows, columns, _, each = self._block(written_out)
         thin = min(rows, columns)

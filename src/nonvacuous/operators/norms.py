@@ -18,6 +18,7 @@ from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.operators import normalizers as _normalizers  # their rules enter the registry
 from nonvacuous.operators import pooling as _pooling
 from nonvacuous.operators.certified import UNIT, frobenius_norms, gamma, upper_end
+from nonvacuous.operators.convolution import Convolution
 from nonvacuous.operators.direct import upper_end_of_matrix
 from nonvacuous.operators.krylov import golub_kahan, probable_upper, random_start, rayleigh
 from nonvacuous.operators.linear_map import LinearMap
@@ -161,6 +162,8 @@ def _absolute_size(linear: LinearMap) -> float:
         return math.fsum(abs(factor) * _absolute_size(part) for factor, part in pairs) * (1 + 1e-12)
     if isinstance(linear, Stack):
         return math.sqrt(math.fsum(_absolute_size(part) ** 2 for part in linear.maps)) * (1 + 1e-12)
+    if isinstance(linear, Convolution):
+        return linear.absolute_size()
     if hasattr(linear, "entry_norms"):
         norms = linear.entry_norms()
         return min(math.sqrt(norms.l1.upper * norms.linf.upper) * (1 + 4 * UNIT), norms.frobenius.upper)
