@@ -67,7 +67,7 @@ def test_worked_numbers_are_rounded_up_and_near_what_is_stated(name: str) -> Non
     for example in described(bound)["worked"]:
         evidence = bound.Evidence(**example["evidence"])
         assert bound().solve(evidence, example["delta"]) <= example["value"]
-        assert example["value"] == pytest.approx(example["stated"], abs=2e-3)
+        assert example["value"] == pytest.approx(example["stated"], abs=1e-6)
 
 
 def test_an_unknown_bound_names_the_nearest(run: Any) -> None:
