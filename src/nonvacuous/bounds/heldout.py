@@ -209,6 +209,6 @@ def rounded_up(losses: Sequence[float], digits: int = 4) -> tuple[float, ...]:
     """Losses in [0, 1] rounded up to ``digits`` decimals: short to write down, and larger losses only weaken a bound."""
     scale = 10**digits
     exact = np.asarray(losses, dtype=np.float64)
-    steps = np.ceil(exact * scale)
+    steps = np.rint(exact * scale)
     steps = np.where(steps / scale < exact, steps + 1, steps)
     return tuple((np.minimum(steps, scale) / scale).tolist())
