@@ -1,6 +1,6 @@
 """Time and excess of one inversion, beside ``scipy.stats.beta.ppf`` and a naive kl bisection in Python, in one run.
 
-``python benchmarks/numerics.py`` prints one line a case: milliseconds of each, their ratio, and by how many units in the last
+``python benchmarks/bench_numerics.py`` prints one line a case: milliseconds of each, their ratio, and by how many units in the last
 place each lies above the true limit (found by bisecting the 80-digit oracle of the tests); a negative excess is a promise that
 is false, and a blank one is an answer off by more than 1e9 units.
 """

@@ -1,6 +1,6 @@
 """What an audit costs beyond the network's own forward passes, at n = 60,000 and 10,000: against a bare evaluation loop.
 
-Run: ``python benchmarks/audit.py [--n 60000]``. Data are random pixels (their values do not change the cost); the network is the
+Run: ``python benchmarks/bench_audit.py [--n 60000]``. Data are random pixels (their values do not change the cost); the network is the
 benchmark's convnet. The bare loop is what anybody writes to measure accuracy; the audit reads the same data once, hashes them,
 finds overlaps, issues every certificate it can, and draws networks from a posterior besides.
 """
@@ -44,9 +44,8 @@ def main() -> None:
     print(f"bare evaluation loop        {loop:8.2f} s   (after the audit: {again:.2f} s)")
     print(f"audit, all of it            {total:8.2f} s   {audit.facts.passes:.2f} passes over the training sample")
     print(f"  the network's own         {seconds['forward']:8.2f} s")
-    print(
-        f"  the audit's own           {seconds['own']:8.2f} s   {seconds['own'] / seconds['forward']:.1%} of the network's (to stay under 20 %)"
-    )
+    share = seconds["own"] / seconds["forward"]
+    print(f"  the audit's own           {seconds['own']:8.2f} s   {share:.1%} of the network's (to stay under 20 %)")
 
 
 if __name__ == "__main__":
