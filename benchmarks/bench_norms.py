@@ -8,7 +8,9 @@ an idle process, over the size of the weights.  ``--memory MiB`` allows the fact
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import sys
 import time
 from collections.abc import Iterator
 
@@ -33,17 +35,17 @@ def convolutions() -> Iterator[tuple[nn.Conv2d, int]]:
             yield nn.Conv2d(outer, outer, 3, 1, 1, bias=False), size
 
 
-def power_iteration(linear: LinearMap, target: float, most: int = 5000) -> tuple[float, int]:
-    """Seconds and steps of plain power iteration, float32, until ‖Av‖ reaches the target."""
+def power_iteration(linear: LinearMap, target: float, most: int = 5000) -> float:
+    """Seconds of plain power iteration, float32, until ‖Av‖ reaches the target."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(1, *linear.shape_in, generator=generator)
     start = time.perf_counter()
-    for steps in range(1, most + 1):
+    for _ in range(most):
         image = linear.apply(vector / vector.norm())
         if float(image.norm()) >= target:
             break
         vector = linear.adjoint(image)
-    return time.perf_counter() - start, steps
+    return time.perf_counter() - start
 
 
 def peak() -> float:
@@ -56,6 +58,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=96, help="MiB for the factorisations")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:  # freed arrays go back to the system, so that the peak is of live ones
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)})
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     layers = list(convolutions())
@@ -76,7 +80,7 @@ def main() -> None:
         print(f"{name:<26} {seconds:>8.2f} {bracket.lower:>8.4f} {bracket.upper:>8.4f} {width:>7.2%}")
     memory = peak() - idle
     for linear, bracket in results:
-        other += power_iteration(linear, bracket.lower * (1 - 1e-6))[0]
+        other += power_iteration(linear, bracket.lower * (1 - 1e-6))
     print(f"all layers: {total:.1f} s, widest bracket {widest:.2%}")
     print(f"memory above idle: {memory:.0f} MiB = {memory / weights:.1f} × the weights ({weights:.0f} MiB)")
     print(f"power iteration to the same lower ends, proving nothing: {other:.1f} s, ratio {other / total:.2f}")

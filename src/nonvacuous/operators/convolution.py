@@ -234,7 +234,7 @@ class Convolution(LinearMap):
         best = hint * (1 + tolerance / 2)
         for point in half_of(sizes, twists):
             picked = {n: waves[k][point[k]].unsqueeze(0).to(self.device) for k, n in enumerate(free)}
-            for kernel in self._grouped.double():
+            for kernel in self._grouped:
                 taps = self._contract(kernel.unsqueeze(0), picked, written_out)  # (1, 1, o, c, taps…, residues)
                 taps = taps[0, 0].flatten(2, -2).permute(2, 0, 1, 3).flatten(2)
                 if rows <= columns:
@@ -245,8 +245,8 @@ class Convolution(LinearMap):
 
     def _entry_error(self) -> float:
         """Norm of the rounding errors in the entries of a block: every tap enters with a phase known to a few hundred u."""
-        taps = self._grouped.double().flatten(3)
-        each = float(torch.linalg.vector_norm(taps, dim=(1, 2)).sum(1).max())
+        taps = self._grouped.flatten(3)
+        each = float(torch.linalg.vector_norm(taps, dim=(1, 2), dtype=torch.float64).sum(1).max())
         reach = sum(axis.degree + 1 for axis in self.axes)
         return gamma(64 * reach + taps.shape[3]) * each * math.sqrt(math.prod(axis.n_out for axis in self.axes if axis.folds))
 
@@ -254,7 +254,7 @@ class Convolution(LinearMap):
         self, sizes: Sequence[int], twists: Sequence[float], written_out: frozenset[int], memory: int
     ) -> Iterator[Tensor]:
         """Batches of blocks whose norms' maximum bounds the norm, one of each conjugate pair."""
-        kernel = self._grouped.double()
+        kernel = self._grouped
         free = [n for n in range(len(self.axes)) if n not in written_out]
         rows, columns, _, each = self._block(written_out)
         thin = min(rows, columns)
@@ -271,24 +271,22 @@ class Convolution(LinearMap):
     def _contract(self, kernel: Tensor, picked: dict[int, Tensor], written_out: frozenset[int]) -> Tensor:
         """(frequencies, g, o, c, taps of the axes written out …, residues): the other axes' taps contracted with waves."""
         free = sorted(picked)
-        if free:
-            order = [0, 1, 2, *(3 + n for n in sorted(written_out)), *(3 + n for n in free)]
-            moved = kernel.permute(order)
-            lead = moved.shape[: 3 + len(written_out)]
-            coefficients = picked[free[0]]
-            for n in free[1:]:
-                other = picked[n]
-                coefficients = torch.einsum("fas,fbt->fabst", coefficients, other).flatten(1, 2).flatten(2, 3)
-            frequencies, taps, residues = coefficients.shape
-            table = moved.reshape(-1, taps).T
-            parts = []
-            for residue in range(residues):
-                used = coefficients[:, :, residue].abs().sum(0) > 0
-                wave, rest = coefficients[:, used, residue], table[used]
-                parts.append(torch.complex(wave.real @ rest, wave.imag @ rest))
-            current = torch.stack(parts, -1) if residues > 1 else parts[0].unsqueeze(-1)
-            return current.reshape(frequencies, *lead, residues)
-        return kernel.reshape(1, *kernel.shape, 1)
+        moved = kernel.permute(0, 1, 2, *(3 + n for n in sorted(written_out)), *(3 + n for n in free))
+        lead, taps = moved.shape[: 3 + len(written_out)], moved.shape[3 + len(written_out) :]
+        residues = [self.axes[n].stride for n in free]
+        frequencies = len(picked[free[0]]) if free else 1
+        dtype = torch.complex128 if free else torch.float64
+        total = torch.zeros(math.prod(residues), frequencies, *lead, dtype=dtype, device=kernel.device)
+        for index in product(*(range(size) for size in taps)):  # tap by tap: no copy of the kernel
+            residue, wave = 0, torch.ones(frequencies, dtype=dtype, device=kernel.device)
+            for n, j, stride in zip(free, index, residues, strict=True):
+                r = self.axes[n].phases[j][0]
+                residue, wave = residue * stride + r, wave * picked[n][:, j, r]
+            part = moved
+            for j in reversed(index):
+                part = part[..., j]
+            total[residue] += wave.reshape(-1, *[1] * part.dim()) * part.double()
+        return total.movedim(0, -1)
 
     def _written_out(self, current: Tensor, dense: dict[int, Tensor]) -> Tensor:
         """(frequencies · groups, rows, columns): the remaining taps contracted with their 0–1 matrices, one by one."""

@@ -38,46 +38,34 @@ class Spectrum:
             taps.append((index, residue, tuple(lag for _, lag in at)))
         self.by_rows = out <= inner * residues
         self.side = out if self.by_rows else inner * residues
-        self.inner = inner
-        found: dict[tuple[int, ...], Tensor] = {(0,) * len(axes): kernel.new_zeros(self.groups, self.side, self.side).double()}
-        for first, (index, residue, lag) in enumerate(taps):
-            left = kernel[(slice(None),) * 3 + index].double()
-            for other, other_residue, other_lag in taps[first:]:
-                if self.by_rows and residue != other_residue:
-                    continue
-                right = kernel[(slice(None),) * 3 + other].double()
-                block = left @ right.mT if self.by_rows else left.mT @ right
-                difference = tuple(a - b for a, b in zip(lag, other_lag, strict=True))
-                if not self.by_rows:
-                    difference = tuple(-d for d in difference)
-                self._add(found, difference, block, residue, other_residue, index == other)
-        self.lags = torch.tensor(list(found), dtype=torch.float64)
-        self.matrices = torch.stack(list(found.values())).flatten(1)
+        zero = (0,) * len(axes)
+        pairs = [
+            (a, b, tuple(x - y for x, y in zip(a[2], b[2], strict=True)))
+            for k, a in enumerate(taps)
+            for b in taps[k:]
+            if not self.by_rows or a[1] == b[1]
+        ]
+        lags = sorted({zero, *(max(lag, tuple(-x for x in lag)) for _, _, lag in pairs)})
+        number = {lag: k for k, lag in enumerate(lags)}
+        self.lags = torch.tensor(lags, dtype=torch.float64)
+        self.matrices = torch.zeros(len(lags), self.groups, self.side, self.side, dtype=torch.float64, device=kernel.device)
+        for (index, residue, _), (other, other_residue, _), difference in pairs:
+            left, right = (kernel[(slice(None),) * 3 + tap].double() for tap in (index, other))
+            block = left @ right.mT if self.by_rows else left.mT @ right
+            lag = difference if self.by_rows else tuple(-x for x in difference)
+            row, column = (0, 0) if self.by_rows else (residue, other_residue)
+            if lag < zero:
+                lag, block, row, column = tuple(-x for x in lag), block.mT, column, row
+            height, width = block.shape[-2:]
+            total = self.matrices[number[lag]]
+            total[:, row * height : (row + 1) * height, column * width : (column + 1) * width] += block
+            if lag == zero and index != other:  # the mirrored pair, elsewhere the transpose at −q
+                total[:, column * width : (column + 1) * width, row * height : (row + 1) * height] += block.mT
+        self.matrices = self.matrices.flatten(1)
         sizes = torch.linalg.vector_norm(kernel.flatten(3).double(), dim=(1, 2)).sum(1)
         reach = sum(axis.degree + 1 for axis in axes)
-        terms = 64 * reach + len(taps) * max(out, inner) + 4 * len(found) + 16
+        terms = 64 * reach + len(taps) * max(out, inner) + 4 * len(lags) + 16
         self.error = gamma(terms) * float(sizes.max()) ** 2 * (1 + 64 * UNIT)
-
-    def _add(
-        self, found: dict[tuple[int, ...], Tensor], lag: tuple[int, ...], block: Tensor, row: int, column: int, same: bool
-    ) -> None:
-        """One pair of taps; its mirror image (σ, τ) is the transpose at −q, and is added on the spot where q = 0."""
-        zero = (0,) * len(lag)
-        if lag < zero:
-            lag, block, row, column = tuple(-d for d in lag), block.mT, column, row
-        total = found.get(lag)
-        if total is None:
-            total = found[lag] = block.new_zeros(self.groups, self.side, self.side)
-        if self.by_rows:
-            total += block
-            if lag == zero and not same:
-                total += block.mT
-            return
-        rows = slice(row * self.inner, (row + 1) * self.inner)
-        columns = slice(column * self.inner, (column + 1) * self.inner)
-        total[:, rows, columns] += block
-        if lag == zero and not same:
-            total[:, columns, rows] += block.mT
 
     def grams(self, sizes: Sequence[int], twists: Sequence[float], memory: int) -> Iterator[Tensor]:
         """Batches (frequencies · groups, side, side) of Gram matrices over a grid, one of each conjugate pair."""
