@@ -21,7 +21,7 @@ def exact_lipschitz(net: nn.Sequential, low: np.ndarray | None = None, high: np.
 def jacobians(net: nn.Sequential, low: np.ndarray | None, high: np.ndarray | None) -> Iterator[np.ndarray]:
     layers = [part for part in net if isinstance(part, nn.Linear)]
     weights = [layer.weight.detach().double().numpy() for layer in layers]
-    biases = [layer.bias.detach().double().numpy() if layer.bias is not None else np.zeros(len(w)) for layer, w in zip(layers, weights)]  # fmt: skip  # noqa: B905
+    biases = [layer.bias.detach().double().numpy() for layer in layers]
     dimension = weights[0].shape[1]
     bounds = [(None, None)] * dimension if low is None or high is None else list(zip(low, high, strict=True))
 

@@ -3,8 +3,8 @@
 ``global_upper`` walks the traced graph (deck T, Lemma 4, with sums for residual branches): ∏ of operator norms and activation
 constants, in the logarithm, so that 200 layers neither overflow nor vanish.  ``local_upper`` does the same over a ball or box,
 with the slopes each neuron can have there, and takes the least of three proofs (:mod:`relaxation`, :mod:`jacobian`).
-``sampled_lower`` is the largest gradient norm seen.  Dot-product attention has no constant over all inputs (Kim, Papamakarios & Mnih 2021): the answer is ∞ with
-that reason, never the product of its linear parts.
+``sampled_lower`` is the largest gradient norm seen.  Dot-product attention has no constant over all inputs (Kim, Papamakarios &
+Mnih 2021): the answer is ∞ with that reason, never the product of its linear parts.
 
 A layer of your own takes part through :func:`register`.
 """
@@ -24,11 +24,11 @@ from nonvacuous.core.errors import InvalidInput, UnsupportedModule
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.measures import jacobian, relaxation
 from nonvacuous.measures.logs import safe_exp
+from nonvacuous.measures.plain import written_out
 from nonvacuous.measures.ranges import Ball, Box
 from nonvacuous.measures.slopes import sampled_lower
 from nonvacuous.measures.walk import Rule, Step, Unbounded, Walk
 from nonvacuous.operators.graph import Graph, graph
-from nonvacuous.operators.norms import linear_map, spectral_norm_of
 from nonvacuous.operators.rules import RULES as LAYER_RULES
 
 __all__ = [
@@ -77,11 +77,13 @@ class LipschitzTable:
             logarithm of the bound so far.
         log_upper: ln of the bound; ∞ where there is none.
         reason: why there is none, or which proof gave the bound.
+        lower: 0, for models of linear parts the norm's lower end.
     """
 
     steps: tuple[Step, ...]
     log_upper: float
     reason: str = ""
+    lower: float = 0.0
 
     @property
     def log10_upper(self) -> float:
@@ -90,8 +92,8 @@ class LipschitzTable:
 
     @property
     def measured(self) -> Measured:
-        """[0, bound]; ∞ where it is beyond float64."""
-        return Measured(0.0, safe_exp(self.log_upper), Kind.EXACT)
+        """[lower, bound]; ∞ where it is beyond float64."""
+        return Measured(self.lower, max(self.lower, safe_exp(self.log_upper)), Kind.EXACT)
 
     def __str__(self) -> str:
         lines = [f"{'part':<36} {'kind':<14} {'type':<18} {'lower':>10} {'upper':>10} {'log10':>8}"]
@@ -111,7 +113,7 @@ def exact_copy(model: nn.Module) -> nn.Module:
 
 def traced(model: nn.Module, input_shape: Sequence[int]) -> tuple[nn.Module, Graph]:
     """The exact copy and its graph; classes with a rule are kept whole."""
-    exact = exact_copy(model)
+    exact = written_out(exact_copy(model))
     own = [kind for kind in LAYER_RULES if not kind.__module__.startswith("torch.nn")]
     tensor = next(iter([*exact.parameters(), *exact.buffers()]), torch.zeros(()))
     example = torch.zeros(1, *input_shape, dtype=torch.float64, device=tensor.device)
@@ -134,14 +136,16 @@ def _walked(model: nn.Module, seen: Graph, region: Ball | Box | None, tolerance:
     except Unbounded as error:
         return LipschitzTable((), math.inf, str(error))
     reason, rows = "product over the graph", tuple(walk.steps)
+    lower = rows[0].factor.lower if len(rows) == 1 and rows[0].kind == "affine" and walk.is_linear else 0.0
     with torch.no_grad():
         found = {"ellipsoids": relaxation.ellipsoid_bound(walk, steps)}
         if region is not None:
+            found["ellipsoids, all inputs"] = relaxation.ellipsoid_bound(walk, 0, whole=True)
             found["interval of the Jacobian"] = jacobian.jacobian_bound(walk)
     for name, value in found.items():
         if value is not None and value < best:
             best, reason = value, name
-    return LipschitzTable(rows, best, reason)
+    return LipschitzTable(rows, best, reason, lower)
 
 
 def global_table(model: nn.Module, input_shape: Sequence[int], *, tolerance: float = 0.01, steps: int = 0) -> LipschitzTable:
@@ -167,10 +171,7 @@ def global_upper(model: nn.Module, input_shape: Sequence[int], *, tolerance: flo
     >>> global_upper(net, (2,)).upper  # 2·√2
     2.828...
     """
-    try:
-        return spectral_norm_of(linear_map(model, input_shape), tolerance=tolerance)
-    except UnsupportedModule:
-        return global_table(model, input_shape, tolerance=tolerance, steps=steps).measured
+    return global_table(model, input_shape, tolerance=tolerance, steps=steps).measured
 
 
 def local_table(model: nn.Module, region: Ball | Box, *, tolerance: float = 0.01, steps: int = 0) -> LipschitzTable:
@@ -196,7 +197,12 @@ def local_upper(model: nn.Module, region: Ball | Box, *, tolerance: float = 0.01
 
     Args and errors as :func:`local_table`, which says what gave the bound.
     """
-    return local_table(model, region, tolerance=tolerance, steps=steps).measured
+    exact, seen = traced(model, tuple(region.centre.shape))
+    region = _to(region, next(iter(exact.parameters()), torch.zeros(())).device)
+    quick = _walked(exact, seen, region, 1.0, steps)
+    if quick.reason.startswith("ellipsoids") or quick.log_upper == math.inf:  # never more than the product of the norms
+        return quick.measured
+    return _walked(exact, seen, region, tolerance, steps).measured
 
 
 def bracket(model: nn.Module, inputs: Tensor, *, tolerance: float = 0.01) -> Measured:

@@ -22,6 +22,7 @@ from nonvacuous.measures.activations import activation
 from nonvacuous.measures.logs import log_of
 from nonvacuous.measures.walk import Walk
 from nonvacuous.operators.certified import UNIT, gamma, upper_end
+from nonvacuous.operators.direct import estimate
 from nonvacuous.operators.graph import Node
 from nonvacuous.operators.linear_map import LinearMap
 from nonvacuous.operators.maps import Chain, Matrix, Rearrangement
@@ -40,7 +41,7 @@ class Layer:
     radius: Tensor | None = None
 
 
-def slopes_at(walk: Walk, node: Node) -> tuple[Tensor, Tensor] | None:
+def slopes_at(walk: Walk, node: Node, whole: bool = False) -> tuple[Tensor, Tensor] | None:
     """Smallest and largest slopes of an activation's node (1, *shape), over its range or the whole line; None if it is none."""
     if sum(walk.states[name] is not None for name in node.parents) != 1:
         return None
@@ -48,13 +49,13 @@ def slopes_at(walk: Walk, node: Node) -> tuple[Tensor, Tensor] | None:
     if found is None:
         return None
     given = next(s for name in node.parents if (s := walk.states[name]) is not None).range
-    if walk.region is None or given is None:
+    if whole or walk.region is None or given is None:
         ends = torch.full(node.shape_out, -math.inf, dtype=torch.float64)
         return found.slopes(ends, -ends)
     return found.slopes(given.low, given.high)
 
 
-def layers_of(walk: Walk) -> list[Layer] | None:
+def layers_of(walk: Walk, whole: bool = False) -> list[Layer] | None:
     """The chain of matrices and neurons a graph is, None if it is another graph or too wide."""
     layers: list[Layer] = []
     linear: LinearMap | None = None
@@ -71,7 +72,7 @@ def layers_of(walk: Walk) -> list[Layer] | None:
             break
         if walk.rule_of(node) is not None:
             return None
-        slopes = slopes_at(walk, node)
+        slopes = slopes_at(walk, node, whole)
         if slopes is not None:
             matrix = dense(linear)
             if matrix is None:
@@ -122,12 +123,13 @@ def dense(linear: LinearMap) -> Tensor | None:
     return linear.dense()
 
 
-def ellipsoid_bound(walk: Walk, steps: int = 0) -> float | None:
+def ellipsoid_bound(walk: Walk, steps: int = 0, whole: bool = False) -> float | None:
     """ln of the bound by ellipsoids; None for graphs that are no chain of matrices and neurons.
 
-    ``steps`` of gradient descent improve T; none reproduces ECLipsE-Fast where all slopes lie in [0, 1].
+    ``steps`` of gradient descent improve T; none is at most ECLipsE-Fast where all slopes lie in [0, 1].
+    ``whole``: with the slopes of the whole line.
     """
-    layers = layers_of(walk)
+    layers = layers_of(walk, whole)
     if layers is None or len(layers) < 2:
         return None
     found = [certified(layers, None, scaled) for scaled in (False, True)]
@@ -142,9 +144,14 @@ def widths_of(ellipsoid: Tensor, scaled: bool) -> Tensor:
     """z with diag(z)/2 at least the ellipsoid: 2‖Q‖ for all, or in proportion to Q's diagonal."""
     diagonal = ellipsoid.diagonal()
     if not scaled or bool((diagonal <= 0).any()):
-        return (2 * torch.linalg.eigvalsh(ellipsoid)[-1]).expand_as(diagonal)
+        return diagonal.new_full(diagonal.shape, 2 * largest(ellipsoid))
     root = diagonal.sqrt()
-    return 2 * diagonal * torch.linalg.eigvalsh(ellipsoid / root / root.unsqueeze(1))[-1]
+    return 2 * diagonal * largest(ellipsoid / root / root.unsqueeze(1))
+
+
+def largest(matrix: Tensor) -> float:
+    """An estimate of the largest eigenvalue, from below; twice it is what the multipliers need, and a factorisation checks that."""
+    return estimate(matrix.detach()) ** 2 if len(matrix) > 32 else float(torch.linalg.eigvalsh(matrix.detach())[-1])
 
 
 def certified(layers: list[Layer], widths: list[Tensor] | None, scaled: bool) -> float | None:
@@ -173,7 +180,7 @@ def certified(layers: list[Layer], widths: list[Tensor] | None, scaled: bool) ->
         q = shifted(weight @ q @ weight.mT, error)
     if not bool(torch.isfinite(q).all()):
         return None
-    top = float(torch.linalg.eigvalsh(q)[-1])
+    top = largest(q)
     if top <= 0:
         return log_of(float(torch.linalg.matrix_norm(q)) ** 0.5)
     return log_of(upper_end(q.unsqueeze(0), top * (1 + 1e-9), 1e-8)) / 2 + 1e-14

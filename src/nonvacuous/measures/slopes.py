@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
@@ -44,9 +45,9 @@ def jacobian_norms(model: nn.Module, inputs: Tensor, *, steps: int = 30, seed: i
     """Lower ends of ‖J(x)‖₂ at every input (batch, *shape); a tensor [batch], float64."""
     if inputs.dim() < 2 or len(inputs) == 0 or not inputs.is_floating_point():
         raise InvalidInput("inputs are a batch (n, *shape) of floating-point numbers, n ≥ 1")
-    exact = copy.deepcopy(model).double().eval().requires_grad_(False)
+    exact = copy.deepcopy(model).double().eval().requires_grad_(True)  # torch's fused encoder layers have no forward mode
     x = inputs.detach().double().requires_grad_(True)
-    with torch.enable_grad():
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         outputs = exact(x.clone())  # a first layer may work in place
     if not isinstance(outputs, Tensor) or outputs.dim() < 1 or len(outputs) != len(x):
         raise InvalidInput(f"{type(model).__name__} returns no tensor of one row an example: no slope can be taken")
@@ -77,7 +78,8 @@ def _push(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Te
     """v ↦ Jv, in forward mode."""
 
     def push(v: Tensor) -> Tensor:
-        image: Tensor = torch.func.jvp(lambda z: model(z.clone()), (x,), (v,))[1]
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no forward mode
+            image: Tensor = torch.func.jvp(lambda z: model(z.clone()), (x,), (v,))[1]
         return image
 
     return push

@@ -62,7 +62,7 @@ class Step:
 class Walk:
     """Walks once; ``states`` by node, ``steps`` in order.
 
-    ``region`` None means all inputs.
+    ``region`` None means all inputs; with a ``tolerance`` of 1 norms are only bounded by their entries.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class Walk:
         with torch.no_grad():
             for node in graph:
                 self.states[node.name] = self.visit(node)
+        result = self.state(self.graph.output.arguments[0]) if self.graph.output.arguments else None
+        self.is_linear = result is not None and result.anchor == self.input
 
     @property
     def output(self) -> float:
@@ -182,7 +184,7 @@ class Walk:
         shape = tuple(state.map.shape_out)
         if isinstance(state.map, Rearrangement):
             return replace(state, map=Rearrangement(shape, shape), anchor=node.name)
-        norm = spectral_norm_of(state.map, tolerance=self.tolerance)
+        norm = spectral_norm_of(state.map, tolerance=self.tolerance) if self.tolerance < 1 else quick_norm(state.map)
         log = total(state.log, log_of(norm.upper))
         self.steps.append(Step(label(node), "affine", node.type_name, norm, log))
         settled = State(node.name, log, Rearrangement(shape, shape), state.range)
@@ -324,7 +326,8 @@ class Walk:
 
     def isometry(self, node: Node) -> State:
         """Views, permutations, selections: every number of the result is one of the argument's, none twice."""
-        (state,) = (s for name in node.parents if (s := self.states[name]) is not None)
+        parent = next(name for name in node.parents if self.states[name] is not None)
+        state = cast(State, self.states[parent])
         if node.operation == "index" and not plain_index(node):
             raise self.unsupported(node, "selects by an index that may repeat")
         given = ranges.moved(node, state.range) if state.range is not None else None
@@ -333,8 +336,7 @@ class Walk:
         if same_order and node.shape_out[:1] == (1,) and math.prod(shape) == state.map.rows:
             part = Rearrangement(state.map.shape_out, shape)
             return State(state.anchor, state.log, Chain.folded([state.map, part]), given)
-        settled = self.settle(next(name for name in node.parents if self.states[name] is not None))
-        return self.fresh(node, settled.log, given)
+        return self.fresh(node, self.settle(parent).log, given)
 
     def embedded(self, node: Node) -> State | None:
         raise self.unsupported(
@@ -380,6 +382,14 @@ def plain_index(node: Node) -> bool:
     return all(
         isinstance(part, int | slice | type(None) | type(...)) for part in (index if isinstance(index, tuple) else (index,))
     )
+
+
+def quick_norm(linear: LinearMap) -> Measured:
+    """[0, Frobenius norm or √(ℓ1·ℓ∞)] where those are at hand, the spectral norm otherwise."""
+    if not hasattr(linear, "entry_norms"):
+        return spectral_norm_of(linear)
+    norms = linear.entry_norms()
+    return Measured(0.0, min(norms.frobenius.upper, math.sqrt(norms.l1.upper * norms.linf.upper) * (1 + 1e-15)), Kind.EXACT)
 
 
 def label(node: Node) -> str:
