@@ -57,7 +57,7 @@ def log_path_norm(model: nn.Sequential, input_shape: Sequence[int], *, power: fl
 
     >>> net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
     >>> for layer in (net[0], net[2]):
-    ...     layer.weight.data.fill_(1.0)
+    ...     _ = layer.weight.data.fill_(1.0)
     >>> round(math.exp(log_path_norm(net, (3,), power=1.0).upper), 6)  # 3 · 4 · 2 paths of weight 1
     24.0
     """
