@@ -18,8 +18,11 @@ from torch import Tensor, nn
 
 from nonvacuous.core.errors import UnsupportedModule
 
-MOST_WORDS = 512
-"""Plain constants an attribute may hold (sizes, names, options) before they count as knowledge; long ones count several times."""
+MOST_CONSTANTS = 32
+"""Plain constants an attribute may hold (sizes, names, options) before they count as knowledge."""
+
+LONGEST_NUMBER = 64  # bits
+LONGEST_TEXT = 128
 
 _OWN = frozenset(vars(nn.Module()))
 _DERIVED = ("_orig", "_g")  # a tensor that torch's pruning, spectral or weight norm makes anew from the parameter of this name
@@ -28,14 +31,15 @@ _DERIVED = ("_orig", "_g")  # a tensor that torch's pruning, spectral or weight 
 def check_registered(module: nn.Module) -> None:
     """Raise :class:`UnsupportedModule` if a tensor, an array, or many numbers lie where no parameter or buffer is.
 
-    Looks at attributes (of modules and of their classes), and at the closures and global variables of their methods; what a method
-    computes from files or other programs is beyond any check, and part of the hypothesis that the architecture was fixed beforehand.
+    Looks at attributes (of modules and of their classes), and at the closures and global variables of their methods and hooks. It
+    catches a table kept by habit, not one hidden on purpose (in a file, or in many small pieces): that the program was fixed before
+    the data remains a hypothesis.
     """
     registered = {id(m) for m in module.modules()}
     known = registered | {id(t) for m in module.modules() for t in (*m._parameters.values(), *m._buffers.values())}
     for path, part in module.named_modules():
         for name, value in _held(part):
-            if words(value, set(known)) > MOST_WORDS:
+            if constants(value, set(known)) > MOST_CONSTANTS:
                 where = f"{path}.{name}" if path else name
                 raise UnsupportedModule(
                     f"{where} ({type(value).__name__}) holds numbers that are neither parameters nor buffers: training may have set them, "
@@ -50,6 +54,8 @@ def _held(part: nn.Module) -> Iterator[tuple[str, Any]]:
         derived = isinstance(value, Tensor) and any(name + end in part._parameters for end in _DERIVED)
         if name not in _OWN and not derived:
             yield name, value
+    for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values()):
+        yield "a forward hook", _Captured(hook) if isinstance(hook, types.FunctionType) else hook
     for kind in type(part).__mro__:
         if kind.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
@@ -77,26 +83,29 @@ def _filled(cell: Any) -> bool:
         return False
 
 
-def words(value: Any, seen: set[int], depth: int = 8) -> float:
-    """Number of constants in ``value``, one for 64 bits or 64 letters; infinite as soon as it holds an array or a tensor of any size.
+def constants(value: Any, seen: set[int], depth: int = 8) -> float:
+    """Number of constants in one attribute; infinite if it holds an array, a tensor, or a number or text too long for a setting.
 
-    ``seen`` has the identities of what is counted already, or need not be.
+    ``seen`` has the identities of what is counted already, or need not be. Of an object, the fullest of its attributes counts.
     """
     if value is None or isinstance(value, bool | float | complex | type | types.ModuleType) or id(value) in seen:
         return 1.0 if isinstance(value, float | complex) else 0.0
     if isinstance(value, int):
-        return max(1.0, value.bit_length() / 64)
+        return 1.0 if value.bit_length() <= LONGEST_NUMBER else inf
     seen.add(id(value))
     if isinstance(value, Tensor | np.ndarray):
         return inf if np.prod(value.shape) else 0.0
     if isinstance(value, str | bytes | bytearray):
-        return max(1.0, len(value) / (64 if isinstance(value, str) else 8))
+        return 1.0 if len(value) <= LONGEST_TEXT else inf
     if depth == 0:
         return 0.0
+    counts = (constants(part, seen, depth - 1) for part in _parts(value))
+    if not isinstance(value, Mapping | list | tuple | Set):
+        return max(counts, default=0.0)
     total = 0.0
-    for part in _parts(value):
-        total += words(part, seen, depth - 1)
-        if total > MOST_WORDS:
+    for count in counts:
+        total += count
+        if total > MOST_CONSTANTS:
             return inf
     return total
 
