@@ -33,6 +33,8 @@ HEADINGS = {
     "data_free_prior": "Prior chosen without the training data",
     "data_free_code": "Code chosen without the training data",
     "fixed_class": "Architecture chosen without the training data",
+    "fixed_grid": "Grid of the parameter chosen without the training data",
+    "drawn_once": "Random draws made once, from a seed chosen beforehand",
 }
 
 ARGUMENTS = {
@@ -47,6 +49,8 @@ ARGUMENTS = {
     "data_free_prior": "Where is it recorded that architecture, initial weights and prior widths were fixed beforehand?",
     "data_free_code": "Where is it recorded that the order and format of the coded numbers were fixed beforehand?",
     "fixed_class": "Where is it recorded that this architecture was chosen beforehand?",
+    "fixed_grid": "Where is it recorded that the grid was fixed beforehand?",
+    "drawn_once": "Where is it recorded that the seed was chosen beforehand, and that no run was repeated with another?",
 }
 
 
