@@ -122,7 +122,9 @@ class Walk:
             found = activation(node.operation, node.module, self.with_parameters(node))
             if found is not None:
                 return self.activated(node, next(iter(moving.values())), found)
-        if node.module is not None and len(node.parents) == 1:
+        # an exported convolution with padding of its own kind is two steps, of which its module is both
+        split = self.graph.traced_by == "torch.export" and getattr(node.module, "padding_mode", "zeros") != "zeros"
+        if node.module is not None and len(moving) == 1 and not split:
             return self.module(node, next(iter(moving.values())))
         raise self.unsupported(node)
 
