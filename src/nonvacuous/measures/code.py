@@ -44,7 +44,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return bytes(tensor.clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().tobytes())
 
 
 def _planes(tensor: Tensor) -> bytes:

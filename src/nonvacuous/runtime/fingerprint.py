@@ -96,6 +96,8 @@ def _packed(inputs: Inputs) -> tuple[str, np.ndarray]:
     rows = []
     for _, x in parts:
         flat = x.detach().cpu().reshape(len(x), -1).contiguous()
+        if flat.stride(-1) != 1:  # torch calls one column contiguous whatever its stride
+            flat = torch.empty(flat.shape, dtype=flat.dtype).copy_(flat)
         rows.append(flat.view(torch.uint8).numpy())
     return described, rows[0] if len(rows) == 1 else np.ascontiguousarray(np.concatenate(rows, axis=1))
 

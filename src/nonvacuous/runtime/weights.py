@@ -145,5 +145,5 @@ def weights_digest(model: nn.Module) -> str:
     named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for name, x in sorted(named.items()):
         total.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        total.update(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        total.update(x.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
