@@ -10,18 +10,18 @@ from pathlib import Path
 from nonvacuous.core.bound import Bound, registered
 from nonvacuous.core.quantities import QUANTITIES
 
+# What mathematics and array shapes write, and reStructuredText reads as markup: the first bar of |x|, the star of (n, *shape).
+MARKUP = re.compile(r"(?<!\\)\|(?=\S)|(?<=[ (])\*(?=[\w ]+[,)])")
 
-def bars_escaped(lines: Iterable[str]) -> list[str]:
-    """The lines with bars read as absolute values, where reStructuredText would look for a substitution.
 
-    Code stays as it is: what is between backquotes, and a doctest up to its blank line.
-    """
+def as_written(lines: Iterable[str]) -> list[str]:
+    """The lines with such bars and stars escaped; code, between backquotes or in a doctest up to its blank line, as it is."""
     escaped, in_doctest = [], False
     for line in lines:
         in_doctest = bool(line.strip()) and (in_doctest or line.lstrip().startswith(">>>"))
         if not in_doctest:
             pieces = re.split(r"(`+[^`]*`+)", line)
-            pieces[::2] = [re.sub(r"(?<!\\)\|(?=\S)", r"\\|", prose) for prose in pieces[::2]]
+            pieces[::2] = [MARKUP.sub(r"\\\g<0>", prose) for prose in pieces[::2]]
             line = "".join(pieces)
         escaped.append(line)
     return escaped
@@ -65,7 +65,7 @@ def page(bound: type[Bound]) -> str:
         bound.source,
         "",
     ]
-    return "\n".join(bars_escaped("\n".join(lines).splitlines()))
+    return "\n".join(as_written("\n".join(lines).splitlines()))
 
 
 def write(folder: Path) -> None:
@@ -81,7 +81,7 @@ def write(folder: Path) -> None:
     ]
     index[-2] += " arithmetic; a certificate whose arithmetic is false cannot be made."
     toctree = [".. toctree::", "   :hidden:", "", *(f"   {name}" for name in bounds), ""]
-    pages["index.rst"] = "\n".join([*index, *bars_escaped(rows), "", *toctree])
+    pages["index.rst"] = "\n".join([*index, *as_written(rows), "", *toctree])
     for old in folder.glob("*.rst"):
         if old.name not in pages:
             old.unlink()

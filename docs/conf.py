@@ -61,11 +61,11 @@ def skip_what_others_wrote(app: Sphinx, what: str, name: str, obj: Any, skip: bo
     return True if theirs else None
 
 
-def read_bars_as_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = bound_pages.bars_escaped(lines)
+def take_prose_as_written(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = bound_pages.as_written(lines)
 
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", skip_what_others_wrote)
-    app.connect("autodoc-process-docstring", read_bars_as_bars)
+    app.connect("autodoc-process-docstring", take_prose_as_written)
     app.connect("builder-inited", lambda app: bound_pages.write(HERE / "bounds"))
