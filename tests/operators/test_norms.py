@@ -408,3 +408,26 @@ def test_the_modules_are_left_alone() -> None:
     norms.spectral_norm(module, (3, 5, 5))
     assert module.training and module.norm.training
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+class Cancelling(nn.Module):
+    """Two layers whose difference is smaller than they are by thirteen orders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4, bias=False).double()
+        self.inner.weight.data = (1 - 1e-13) * torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))[0]
+        self.other = nn.Linear(4, 4, bias=False).double()
+        self.other.weight.data = self.inner.weight.data / (1 - 1e-13)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) - self.other(x)
+
+
+def test_parts_that_cancel_widen_the_bracket() -> None:
+    torch.manual_seed(0)
+    module = Cancelling()
+    difference = module.inner.weight.detach() - module.other.weight.detach()  # exact: the two are within a factor of two
+    truth = float(torch.linalg.matrix_norm(difference, 2))
+    bracket = norms.spectral_norm(module, (4,))
+    assert bracket.lower <= truth <= bracket.upper and bracket.width > 1e-16

@@ -113,16 +113,17 @@ def spectral_norm_of(
         return Measured.exact(0.0)
     thin, tall = sorted((linear.rows, linear.columns))
     if thin <= SMALL and thin * tall <= SMALL * 4096 and 24 * thin * tall <= memory:
-        return _of_matrix(linear.dense(), min(tolerance, 1e-8))
+        exact, slack = _of_matrix(linear.dense(), min(tolerance, 1e-8)), _entries_error(linear)
+        return Measured(max(0.0, exact.lower - slack), (exact.upper + slack) * (1 + 2 * UNIT), Kind.EXACT) if slack else exact
     size = _absolute_size(linear)
     lower = min(size, _lower(linear, size, tolerance, seed))
     upper = min(size, _upper(linear, lower, tolerance, memory, seed))
     dense_bytes, work = 8 * (2 * thin * tall + thin**2), thin**2 * tall
     if upper > lower * (1 + tolerance) and not hasattr(linear, "upper") and dense_bytes <= memory and work < 1e12:
         matrix = linear.dense()
-        upper = min(
-            upper, upper_end_of_matrix(matrix, float(frobenius_norms(matrix)), lower * (1 + tolerance / 2), tolerance / 4)
-        )
+        start, step = lower * (1 + tolerance / 2), tolerance / 4
+        found = upper_end_of_matrix(matrix, float(frobenius_norms(matrix)), start, step)
+        upper = min(upper, found + _entries_error(linear))
     if upper > lower * (1 + tolerance) and delta > 0:
         run = golub_kahan(linear, random_start(linear, seed), 4 * STEPS, 0.0, torch.float64)
         probable = probable_upper(run, linear.columns, delta)
@@ -151,6 +152,22 @@ def _lower(linear: LinearMap, size: float, tolerance: float, seed: int | torch.G
     dtype = torch.float32 if 1e-12 < size < 1e12 else torch.float64
     run = golub_kahan(linear, random_start(linear, seed), STEPS, tolerance / 8, dtype)
     return rayleigh(linear, run.vector, linear.rows + linear.columns, size)
+
+
+def _entries_error(linear: LinearMap) -> float:
+    """Norm of the rounding errors in the entries of a map written out: none for one layer, whose entries are weights.
+
+    For chains and sums, which may cancel, every entry is a sum over at most rows + columns of each part, of products of parts.
+    """
+    if not isinstance(linear, Chain | Sum | Stack):
+        return 0.0
+    return gamma(_terms(linear)) * _absolute_size(linear)
+
+
+def _terms(linear: LinearMap) -> int:
+    if isinstance(linear, Chain | Sum | Stack):
+        return sum(_terms(part) + 4 for part in linear.maps)
+    return linear.rows + linear.columns
 
 
 def _absolute_size(linear: LinearMap) -> float:
