@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput, UnknownBound
 from nonvacuous.core.ledger import check_delta
 from nonvacuous.core.measured import Kind, Measured
-from nonvacuous.core.quantities import QUANTITIES, is_number
+from nonvacuous.core.quantities import MOST_EXAMPLES, QUANTITIES, is_number
 
 
 class Direction(Enum):
@@ -189,6 +189,31 @@ class Bound(ABC):
             low, high = (low, middle) if self.proves(e, delta, middle) else (middle, high)
         return high
 
+    def needed(self, e: Any, delta: float, value: float) -> int | None:
+        """A number of examples at which the bound would come down to ``value``, the rest of the evidence staying as it is.
+
+        The smallest one if the value falls as n grows; counts of examples (errors) keep their fraction, rounded up. None if even the
+        largest n a bound takes, or no n at all, would do. Evidence that depends on n, such as a growth function at 2n points, is kept:
+        what such a bound needs is more.
+        """
+        self.check(e, delta)
+        if not is_number(value) or not 0 <= value <= 1:
+            raise InvalidEvidence(f"value is the risk to come down to, in [0, 1]; got {value!r:.60}")
+
+        def enough(n: int) -> bool:
+            return self.holds(resized(e, n), delta, value)
+
+        high = self.least_n
+        while not enough(high):
+            if high > MOST_EXAMPLES // 2:
+                return None
+            high *= 2
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(middle) else (middle, high)
+        return high
+
     def evidence(self, **measured: Measured | float | int | tuple[float, ...]) -> Any:
         """Evidence from measured numbers: the upper end of every ``Up`` field, the lower end of every ``Down`` one.
 
@@ -231,6 +256,12 @@ class Bound(ABC):
         if not isinstance(parameters, dict) or not set(parameters) <= known:
             raise InvalidInput(f"{cls.title} takes the parameters {sorted(known) or 'none'}; got {parameters!r:.80}")
         return cls(**parameters)
+
+
+def resized(e: Any, n: int) -> Any:
+    """The same evidence for ``n`` examples: counts of examples keep their fraction, rounded up."""
+    counts = (name for name in e._fields if QUANTITIES[name].whole and QUANTITIES[name].unit == QUANTITIES["n"].unit)
+    return e._replace(**{name: -(-int(getattr(e, name)) * n // int(e.n)) for name in counts})
 
 
 def check_evidence_type(bound: Bound, e: Any) -> None:
