@@ -66,7 +66,10 @@ class Activation:
     @property
     def bounds(self) -> tuple[float, float]:
         """Infimum and supremum of the function."""
-        ends = [float(torch.as_tensor(v).double().max()) for v in (*self.value_limits, *(w for _, w in self.value_turns))]
+        ends = [
+            float(torch.as_tensor(v, dtype=torch.float64).max())
+            for v in (*self.value_limits, *(w for _, w in self.value_turns))
+        ]
         return min(ends) - self.margin, max(ends) + self.margin
 
 
@@ -151,6 +154,7 @@ def _elu(scale: float, alpha: float, width: float) -> Activation:
     )
 
 
+SIXTH = 1 / 6 + 1e-8  # torch's 1/6 may be single precision
 GELU_SLOPE = (1 + math.erf(1)) / 2 + math.exp(-1) / math.sqrt(math.pi)
 SILU_TURN, SILU_SLOPE, SILU_LEAST = 2.3993572805154297, 1.0998393201288669, (-1.2784645427610738, -0.2784645427610738)
 
@@ -184,7 +188,7 @@ _LINEAR: dict[str, Activation] = {
     "relu": _pieces(torch.relu, (0.0, 0.0, 1.0), ends=(0.0, math.inf)),
     "relu6": _ramp(0.0, 6.0),
     "absolute": _pieces(torch.abs, (0.0, -1.0, 1.0), ends=(math.inf, math.inf)),
-    "hardsigmoid": _pieces(F.hardsigmoid, (-3.0, 0.0, 1 / 6 + 1e-16), (3.0, 1 / 6 + 1e-16, 0.0), ends=(0.0, 1.0)),
+    "hardsigmoid": _pieces(F.hardsigmoid, (-3.0, 0.0, SIXTH), (3.0, SIXTH, 0.0), ends=(0.0, 1.0)),
 }
 
 
