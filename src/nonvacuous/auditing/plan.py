@@ -15,7 +15,6 @@ WEIGHTS = {
     "betting": 0.5,
     "seeger": 0.2,
     "occam-binomial": 0.1,
-    "occam": 0.02,
 }
 """Weights of the shares: half to the held-out certificate, little to what is foreseeably vacuous or dominated."""
 
@@ -23,7 +22,9 @@ LOWER = "lower limit"
 """Name under which the ledger books the lower end of the risk interval in the error budget."""
 
 LOWER_WEIGHT = 0.05
-OTHERS = 0.02
+OTHERS = 0.15
+"""What all other bounds share equally, so that adding one takes nothing from those above."""
+
 DOMINATED = {name: "binomial-tail" for name in ("betting", "chernoff", "hoeffding", "empirical-bernstein")} | {
     "occam": "occam-binomial"
 }
@@ -68,7 +69,8 @@ def plan(delta: float, loss: Loss, *, held_out: bool, network: bool) -> Plan:
             chosen[name] = (kind(), predictor)
     ledger = Ledger(delta)
     lower = {LOWER: LOWER_WEIGHT} if held_out else {}
-    shares = ledger.shares({name: WEIGHTS.get(name, OTHERS) for name in chosen} | lower)
+    others = max(1, sum(name not in WEIGHTS for name in chosen))
+    shares = ledger.shares({name: WEIGHTS.get(name, OTHERS / others) for name in chosen} | lower)
     if held_out:
         ledger.spend(shares[LOWER], on=LOWER)
     planned = []
