@@ -12,7 +12,9 @@ from scipy import stats
 from torch import nn
 
 import nonvacuous
+from nonvacuous.auditing.plan import plan
 from nonvacuous.auditing.result import Audit
+from nonvacuous.measures.losses import ZERO_ONE
 
 CELLS = 6
 CHANCE = np.array([0.3, 0.25, 0.15, 0.12, 0.1, 0.08])  # of each cell
@@ -87,14 +89,13 @@ def test_audits_are_false_at_most_as_often_as_they_say(runs: int) -> None:
 def test_half_the_share_is_half_the_failures() -> None:
     """The held-out certificate alone, which is exact: its failures match its own share, not the whole δ."""
     runs, delta = 4000, 0.5
-    audit_share = 0.5 / (0.5 + 0.2 + 0.1 + 0.05 + 0.02 * 6)
+    share = plan(delta, ZERO_ONE, held_out=True, network=True).ledger.spent["binomial-tail"]
     generator = np.random.default_rng(0)
     bound = nonvacuous.core.bound.find("binomial-tail")()
     truth, n = risk_of((POSITIVE > 0.5).astype(float)), 25
-    values = [bound.solve(bound.Evidence(k, n), delta * audit_share) for k in range(n + 1)]
+    values = [bound.solve(bound.Evidence(k, n), share) for k in range(n + 1)]
     misses = sum(values[k] < truth for k in generator.binomial(n, truth, size=runs))
-    assert misses <= stats.binom.isf(1e-6, runs, delta * audit_share)
-    assert misses > 0.3 * runs * delta * audit_share
+    assert 0.3 * runs * share < misses <= stats.binom.isf(1e-6, runs, share)
 
 
 # -- E1: the error budget where every part is known ----------------------------------------------------------------------

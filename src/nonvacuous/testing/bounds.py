@@ -104,7 +104,7 @@ def _refuses(call: Callable[[], Any]) -> bool:
 
 
 _light = settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
