@@ -26,8 +26,17 @@ for _entry in (
         -inf,
         inf,
         Reads.NOTHING,
-        "Sum over the layers of ln of the largest row norm Σ|w| + |b|, hidden layers counted as at least 1; two classes: the row ã₁ − ã₀. "
-        "After logistic units s = ½ + u/4 a row counts Σ|w|/4 + |b + ½Σw|.",
+        "Sum over the layers of ln of the largest row norm Σ|w| + |b|, hidden ones at the grid points of row_product(); two classes: the "
+        "row ã₁ − ã₀. After logistic units s = ½ + u/4 a row counts Σ|w|/4 + |b + ½Σw|.",
+    ),
+    Quantity(
+        "row_grid_nats",
+        "Σ ln 1/w",
+        "nats",
+        0,
+        inf,
+        Reads.NOTHING,
+        "Price of the grid points the hidden layers' row norms were rounded up to, from row_product().",
     ),
     Quantity(
         "largest_coordinate_rms",
@@ -83,15 +92,16 @@ SMALLEST_NORM = 2.0**-64
 
 @dataclass(frozen=True)
 class SmallWeightsBound(Bound):
-    """risk ≤ r̂_γ + 2 c r x √(2(L ln 2 + ln(D + 2))) / √n + 3√((ln(2/δ) + price)/(2n)), r ≥ Π max row ‖·‖₁ / γ on the grid.
+    """risk ≤ r̂_γ + 2 c r x √(2(L ln 2 + ln(D + 2))) / √n + 3√((ln(2/δ) + prices)/(2n)), r ≥ Π max row ‖·‖₁ / γ.
 
-    c = 1 for two classes, 2K for K > 2; x = ``largest_coordinate_rms``, D = ``inputs``; price = 2 ln(j + 1) + ln(π²/6) for the j-th grid
-    point 2^(j/16 − 20). The number of units does not enter: "the size of the weights is more important than the size of the network".
-    L = 2 is the two-layer sigmoid network of the lecture slide, whose fat-shattering dimension :func:`fat_shattering_dimension` gives.
-    The same theorem is the (1, ∞) form of Golowich, Rakhlin and Shamir, with √(2 L ln 2 + …) for their 2√(L + 1 + ln D).
+    c = 1 for two classes, 2K for K > 2; x = ``largest_coordinate_rms``, D = ``inputs``; r on the j-th grid point 2^(j/16 − 20), at price
+    2 ln(j + 1) + ln(π²/6), the hidden norms at theirs (``row_grid_nats``). The number of units does not enter: "the size of the weights is
+    more important than the size of the network". L = 2 is the two-layer sigmoid network of the lecture slide, whose fat-shattering
+    dimension :func:`fat_shattering_dimension` gives. The same theorem is the (1, ∞) form of Golowich, Rakhlin and Shamir, with
+    √(2(L ln 2 + …)) for their 2√(L + 1 + ln D).
 
     >>> bound = SmallWeightsBound()
-    >>> e = bound.Evidence(0.0, 1.0, 0.0, 1.0, 2, 2, 2, 10**8)
+    >>> e = bound.Evidence(0.0, 1.0, 0.0, 0.0, 1.0, 2, 2, 2, 10**8)
     >>> round(bound.solve(e, 0.05), 6)  # 2√(2 ln 16)/10⁴ + 3√((ln 40 + 2 ln 321 + ln(π²/6))/(2·10⁸))
     0.001312
     """
@@ -100,6 +110,7 @@ class SmallWeightsBound(Bound):
         margin_risk: Up
         margin: Down
         log_row_product_nats: Up
+        row_grid_nats: Up
         largest_coordinate_rms: Up
         inputs: Up
         depth: Up
@@ -113,7 +124,7 @@ class SmallWeightsBound(Bound):
     loss = LossRange.ZERO_ONE
     predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
     hypotheses = (IID, FIXED_CLASS, UNIT_CHAIN)
-    worked = (((0.0, 1.0, 0.0, 1.0, 2, 2, 2, 10**8), 0.05, 0.0013123),)
+    worked = (((0.0, 1.0, 0.0, 0.0, 1.0, 2, 2, 2, 10**8), 0.05, 0.0013123),)
 
     def domain(self, e: Any, delta: float) -> None:
         _check_margin(e.margin)
@@ -175,12 +186,12 @@ def _check_margin(margin: float) -> None:
 
 @lru_cache(maxsize=256)
 def _small_weights(e: Any, delta: float) -> Interval | None:
-    if e.log_row_product_nats == inf or isinf(e.largest_coordinate_rms):
+    if e.log_row_product_nats == inf or isinf(e.row_grid_nats) or isinf(e.largest_coordinate_rms):
         return None
     point = GRID.above(e.log_row_product_nats - iv.log(e.margin))
     factor = _sign_factor(e.depth, e.inputs) * (1 if e.classes == 2 else 2 * iv.mpf(e.classes))
     complexity = factor * iv.exp(point.log_value) * e.largest_coordinate_rms / iv.sqrt(e.n)
-    return rademacher_value(e.margin_risk, complexity, point.price_nats, e.n, delta)
+    return rademacher_value(e.margin_risk, complexity, point.price_nats + e.row_grid_nats, e.n, delta)
 
 
 def _sign_factor(depth: Number, inputs: Number) -> Interval:
@@ -244,6 +255,32 @@ def _rounded(norm: float, steps: int) -> int:
     if not is_number(norm) or not 0 <= norm < inf:
         raise InvalidEvidence(f"a norm is finite and at least 0; got {norm!r:.60}")
     return ceil(upper(iv.log(max(norm, SMALLEST_NORM)) / iv.ln2 * steps))
+
+
+class RowProduct(NamedTuple):
+    """ln of the product of row norms, hidden ones at grid points, and what those cost; both rounded up."""
+
+    log_row_product_nats: float
+    row_grid_nats: float
+
+
+def row_product(row_norms: Sequence[float]) -> RowProduct:
+    """From the largest row norm Σ|w| + |b| of each layer, last one last; hidden ones are rounded up to 2^(j/L), j ≥ 0.
+
+    Rounding makes the product at most twice as large if the norms are at least 1.
+
+    >>> found = row_product([0.5, 3.0])  # 1 and 3; the price of j = 0 is ln(π²/6)
+    >>> round(found.log_row_product_nats, 6), round(found.row_grid_nats, 4)
+    (1.098612, 0.4977)
+    """
+    if not row_norms or not all(is_number(norm) and 0 <= norm < inf for norm in row_norms):
+        raise InvalidEvidence("row norms are finite and at least 0, one for each layer")
+    grid = GeometricGrid(log2_least=0, steps=len(row_norms))
+    product, price = iv.log(row_norms[-1]), iv.zero
+    for norm in row_norms[:-1]:
+        point = grid.above(iv.log(norm))
+        product, price = product + point.log_value, price + point.price_nats
+    return RowProduct(upper(product), upper(price))
 
 
 def log_frobenius_complexity(layers: Sequence[tuple[float, float]]) -> float:
