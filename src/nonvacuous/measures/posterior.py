@@ -116,7 +116,10 @@ def around(module: nn.Module, initial: nn.Module | None, relative_std: float) ->
     for name, size, distance, rms in _tensors(module, initial):
         std = relative_std * (rms if rms > 0 else 1.0)
         best = math.log2(max(std**2 + distance / max(size, 1), 1e-300)) / 2 * GRID
-        index = min((math.floor(best), math.ceil(best)), key=lambda j: Block(name, size, distance, std, j).kl_nats)
+        between = range(
+            min(0, math.floor(best)), max(0, math.ceil(best)) + 1
+        )  # best without its price, and towards the cheapest
+        index = min(between, key=lambda j: Block(name, size, distance, std, j).kl_nats)
         blocks.append(Block(name, size, distance, std, index))
     return GaussianPosterior(module, tuple(blocks))
 
