@@ -88,10 +88,10 @@ def evaluating(predictor: Predictor) -> Iterator[None]:
             module.to(predictor.device)
         yield
     finally:
-        if home != predictor.device:
-            module.to(home)
         for m, mode in modes.items():
             m.training = mode
+        if home != predictor.device:
+            module.to(home)
 
 
 def _floating_type(module: nn.Module) -> torch.dtype | None:
