@@ -5,7 +5,7 @@ range over an interval is the hull of the ends and of the turns inside.  The con
 
 * GELU: ``g' = Φ + xφ``, ``g'' = φ(x)(2 − x²)``, so the slope is largest at √2: ``(1 + erf 1)/2 + e⁻¹/√π = 1.12890…``;
 * SiLU: ``f'' = σ(1 − σ)(2 − x tanh(x/2))``, so at the root 2.39935… of ``x tanh(x/2) = 2``: 1.09983…;
-* Mish and the tanh form of GELU: the turns were found to 20 digits; the tests enclose the derivative on subdivided intervals.
+* Mish and the tanh form of GELU: the turns were found to 20 digits and rounded outward; the tests compare them with a fine grid.
 """
 
 from __future__ import annotations

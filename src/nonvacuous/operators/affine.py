@@ -70,7 +70,8 @@ class _Reader:
         if node.operation == "parameter":
             return None
         if node.module is not None:
-            (source,) = (self.maps[name] for name in node.parents)
+            sources = [self.maps[name] for name in node.parents]
+            source = sources[0] if len(sources) == 1 else None
             if source is None:
                 raise UnsupportedModule(node.name)
             found = find(node.module, source.shape_out, node.module_name)
