@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from nonvacuous.approximation import regions_pooling
 from nonvacuous.approximation.cells import Cells
 from nonvacuous.core.errors import UnsupportedModule
 
@@ -28,11 +29,12 @@ _WITH_OFFSET = (
 _HOMOGENEOUS = (
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten,
     nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ZeroPad1d, nn.ZeroPad2d,
+    nn.ZeroPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.PixelShuffle, nn.PixelUnshuffle,
 )  # fmt: skip
 _OFFSET_FUNCTIONS = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 _HOMOGENEOUS_FUNCTIONS = (
-    F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, F.unfold, torch.flatten, torch.reshape, torch.cat, torch.mean,
-    torch.sum, torch.permute, torch.squeeze, torch.unsqueeze, torch.neg, operator.neg, operator.getitem,
+    F.avg_pool1d, F.avg_pool2d, F.adaptive_avg_pool2d, F.dropout, regions_pooling.windows, torch.flatten, torch.reshape, torch.cat,
+    torch.mean, torch.sum, torch.permute, torch.squeeze, torch.unsqueeze, torch.neg, operator.neg, operator.getitem,
 )  # fmt: skip
 _HOMOGENEOUS_METHODS = {
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "mean", "sum", "neg", "chunk",
@@ -48,16 +50,16 @@ _SUMS = {
     "sub": -1,
     "add_": 1,
 }
+_MATRIX_PRODUCTS = {operator.matmul, torch.matmul, "matmul", torch.mm, "mm"}
 _PRODUCTS = {operator.mul, torch.mul, "mul", operator.truediv, torch.div, "div"}
-_POOLS = (F.max_pool1d, F.max_pool2d, torch.max_pool1d, torch.max_pool2d)
 
 
 @dataclass(frozen=True)
 class Bends:
-    """A function of one variable: breaks b₁ < … < b_p and, on the p + 1 intervals, slope and intercept."""
+    """A function of one variable: breaks b₁ < … < b_p and, on the p + 1 intervals, slope (of each channel, if a tensor) and intercept."""
 
     breaks: tuple[float, ...]
-    slopes: tuple[float, ...]
+    slopes: tuple[float | Tensor, ...]
     intercepts: tuple[float, ...]
 
 
@@ -66,6 +68,22 @@ RELU = Bends((0.0,), (0.0, 1.0), (0.0, 0.0))
 
 def _clamp(low: float, high: float) -> Bends:
     return Bends((low, high), (0.0, 1.0, 0.0), (low, 0.0, high))
+
+
+def _limits(arguments: tuple[Any, ...], named: dict[str, Any], names: Sequence[str], default: Sequence[float]) -> list[float]:
+    given = dict(zip(names, arguments, strict=False)) | named
+    return [float(given.get(name, value)) for name, value in zip(names, default, strict=True)]
+
+
+def _between(low: Any, high: Any) -> Bends | None:
+    """A clamp by numbers, or by one number only."""
+    if not all(limit is None or isinstance(limit, int | float) for limit in (low, high)) or low is high is None:
+        return None
+    if low is None:
+        return Bends((float(high),), (1.0, 0.0), (0.0, float(high)))
+    if high is None:
+        return Bends((float(low),), (0.0, 1.0), (float(low), 0.0))
+    return _clamp(float(low), float(high)) if low < high else None
 
 
 def bends(function: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None) -> Bends | None:
@@ -83,7 +101,15 @@ def bends(function: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] 
             return _clamp(0.0, 6.0)
         case nn.Hardtanh():
             return _clamp(float(function.min_val), float(function.max_val))
-        case torch.abs | "abs":
+        case F.hardtanh:
+            return _clamp(*_limits(arguments, named, ("min_val", "max_val"), (-1.0, 1.0)))
+        case nn.PReLU():
+            return Bends((0.0,), (function.weight.detach(), 1.0), (0.0, 0.0))
+        case torch.clamp | torch.clip | "clamp" | "clip" | torch.clamp_min | "clamp_min" | torch.clamp_max | "clamp_max":
+            names = {"clamp_min": ("min",), "clamp_max": ("max",)}.get(getattr(function, "__name__", function), ("min", "max"))
+            limits = dict(zip(names, arguments, strict=False)) | named
+            return _between(limits.get("min"), limits.get("max"))
+        case torch.abs | "abs" | operator.abs:
             return Bends((0.0,), (-1.0, 1.0), (0.0, 0.0))
     return None
 
@@ -114,8 +140,8 @@ class Subdivision:
         self.memory = memory
         name = type(module).__name__
         try:
-            traced = fx.symbolic_trace(copy.deepcopy(module).cpu().double().eval())
-            self.graph = _PoolsAsReLUs(traced).transform()
+            self.whole = copy.deepcopy(module).cpu().double().eval()
+            self.graph = _AsReLUs(fx.symbolic_trace(self.whole)).transform()
         except UnsupportedModule:
             raise
         except Exception as error:  # whatever the user's forward raises when it is traced
@@ -131,7 +157,22 @@ class Subdivision:
         """All final cells, in parts. ``inputs``: coefficients ``[d + 1, *shape]`` of the network's input in the cells' coordinates."""
         stack = inputs.double().expand(len(cells), *inputs.shape).reshape(-1, *inputs.shape[1:])
         with torch.no_grad():
-            yield from self._continued(0, cells, {node: _Varying(stack) for node in self.nodes if node.op == "placeholder"})
+            for found in self._continued(0, cells, {node: _Varying(stack) for node in self.nodes if node.op == "placeholder"}):
+                self._compare(found, inputs.double())
+                yield found
+
+    def _compare(self, found: Found, inputs: Tensor, most: int = 4) -> None:
+        """Refuse a model whose graph computes something else than the model itself, inside some of the cells found."""
+        point = found.cells.taken(np.arange(min(most, len(found.cells)))).inner()
+        point = np.concatenate([point, np.ones((len(point), 1))], 1)
+        truth = self.whole(torch.tensordot(torch.from_numpy(point), inputs, 1)).reshape(len(point), -1).numpy()
+        seen = np.einsum("nk,nku->nu", point, found.outputs[: len(point)])
+        allowed = 1e-6 * (np.abs(truth) + np.abs(found.outputs[: len(point)]).sum(1)).max(initial=0.0) + 1e-280
+        if truth.shape != seen.shape or not np.abs(truth - seen).max(initial=0.0) <= allowed:
+            raise UnsupportedModule(
+                f"{type(self.whole).__name__}: its traced steps do not compute what it computes. It may mix the examples of a "
+                "batch, draw random numbers, or branch on data"
+            )
 
     def _continued(self, start: int, cells: Cells, env: dict[Any, Any]) -> Iterator[Found]:
         k = cells.dimension + 1
@@ -149,6 +190,11 @@ class Subdivision:
                 yield from self._cut(i, node, *found, cells, env)
                 return
             env[node] = self._affine(node, env, k)
+            for value in _leaves(env[node]):
+                if isinstance(value, _Varying) and value.stack.shape[:1] != (len(cells) * k,):
+                    raise UnsupportedModule(
+                        f"{node.name} mixes the examples of a batch: every step must keep the batch dimension first"
+                    )
             env = {name: value for name, value in env.items() if self.last_use.get(name, -1) > i}
 
     # -- cutting -----------------------------------------------------------------------------------------------------------
@@ -164,13 +210,14 @@ class Subdivision:
             v.stack[0].numel() for v in live.values() if isinstance(v, _Varying)
         )
         step = max(1, self.memory // (8 * k * held))
-        slopes, intercepts = np.array(bent.slopes), np.array(bent.intercepts)
+        slopes = np.stack([_by_unit(slope, shape) for slope in bent.slopes])
+        intercepts, units = np.array(bent.intercepts), np.arange(before.shape[2])
         for begin in range(0, len(parts), step):
             some = parts.taken(np.arange(begin, min(begin + step, len(parts))))
             above = parent[begin : begin + step]
             point = np.concatenate([some.inner(), np.ones((len(some), 1))], 1)
             piece = (np.einsum("nk,nku->nu", point, tests[above]) > 0).reshape(len(some), len(bent.breaks), -1).sum(1)
-            after = before[above] * slopes[piece][:, None]
+            after = before[above] * slopes[piece, units][:, None]
             after[:, -1] += intercepts[piece]
             rows = torch.from_numpy((above[:, None] * k + np.arange(k)).reshape(-1))
             inner = {name: _Varying(v.stack[rows]) if isinstance(v, _Varying) else v for name, v in live.items()}
@@ -240,6 +287,8 @@ class Subdivision:
             return _wrapped(function(*_bare(args), **_bare(kwargs)))
         if offset and isinstance(args[0], _Varying) and len(varying) == 1:
             return _Varying(_without_offset(function, args[0].stack, _bare(args[1:]), _bare(kwargs), k))
+        if target in _MATRIX_PRODUCTS and len(varying) == 1 and isinstance(args[0], _Varying) and args[0].stack.dim() > 1:
+            return _Varying(function(*_bare(args), **_bare(kwargs)))
         if target in _SUMS and len(args) == 2 and not kwargs:
             return _sum(args[0], args[1], _SUMS[target], k)
         if (
@@ -253,64 +302,30 @@ class Subdivision:
         )
 
 
-class _PoolsAsReLUs(fx.Transformer):
-    """Rewrites max-pools as ReLUs of differences."""
+class _AsReLUs(fx.Transformer):
+    """Rewrites max-pools, maxima and minima of two as ReLUs of differences."""
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        layer = self.submodules[str(target)]
-        if isinstance(layer, nn.MaxPool1d | nn.MaxPool2d):
-            return _largest(
-                args[0],
-                layer.kernel_size,
-                layer.stride,
-                layer.padding,
-                layer.dilation,
-                layer.ceil_mode,
-                isinstance(layer, nn.MaxPool1d),
-            )
-        if isinstance(layer, nn.MaxPool3d | nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d):
-            raise UnsupportedModule(
-                f"{target} ({type(layer).__name__}): of max-pools, only MaxPool1d and MaxPool2d have a rule"
-            )
-        return super().call_module(target, args, kwargs)
+        pooled = regions_pooling.of_module(self.submodules[str(target)], args[0])
+        return super().call_module(target, args, kwargs) if pooled is None else pooled
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if any(target is pool for pool in _POOLS):
-            names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-            given = dict(zip(names, args[1:], strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
-            kernel = given["kernel_size"]
-            rest = (
-                given.get("stride") or kernel,
-                given.get("padding", 0),
-                given.get("dilation", 1),
-                given.get("ceil_mode", False),
-            )
-            return _largest(args[0], kernel, *rest, target in (F.max_pool1d, torch.max_pool1d))
+        pooled = regions_pooling.of_function(target, args, kwargs)
+        if pooled is not None:
+            return pooled
+        if len(args) == 2 and not kwargs and all(isinstance(value, fx.Proxy) for value in args):
+            if target in (torch.maximum, torch.max):
+                return F.relu(args[0] - args[1]) + args[1]
+            if target in (torch.minimum, torch.min):
+                return args[1] - F.relu(args[1] - args[0])
         return super().call_function(target, args, kwargs)
 
 
-def _largest(x: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, flat: bool) -> Any:
-    """The largest entry of each window of ``x`` (a proxy), candidate by candidate."""
-    if ceil_mode or padding not in (0, (0, 0), (0,)):
-        raise UnsupportedModule(
-            "a max-pool with padding or ceil_mode has no rule for its regions yet; pad by a layer before it"
-        )
-
-    def pair(n: Any) -> tuple[int, int]:
-        n = n[0] if isinstance(n, tuple) and len(n) == 1 else n
-        return (1, n) if flat else (n if isinstance(n, tuple) else (n, n))
-
-    (kh, kw), (sh, sw), (dh, dw) = pair(kernel), pair(stride), pair(dilation)
-    x = x.unsqueeze(2) if flat else x
-    height = (x.size(2) - dh * (kh - 1) - 1) // sh + 1
-    width = (x.size(3) - dw * (kw - 1) - 1) // sw + 1
-    windows = F.unfold(x, (kh, kw), (dh, dw), 0, (sh, sw)).unflatten(1, (-1, kh * kw))
-    best = windows[:, :, 0]
-    for j in range(1, kh * kw):
-        other = windows[:, :, j]
-        best = F.relu(best - other) + other
-    best = best.unflatten(2, (height, width))
-    return best.squeeze(2) if flat else best
+def _by_unit(slope: float | Tensor, shape: torch.Size) -> np.ndarray:
+    """A slope for each unit of tensors of this shape (without the batch); a tensor holds one for each channel, or one for all."""
+    if isinstance(slope, Tensor):
+        slope = slope.reshape(-1, *[1] * (len(shape) - 1))
+    return torch.as_tensor(slope, dtype=torch.float64).expand(shape).reshape(-1).numpy()
 
 
 def _shifted(coefficients: np.ndarray, by: float) -> np.ndarray:
