@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 from scipy.optimize import linprog
@@ -61,8 +61,8 @@ def breakpoints(module: nn.Sequential) -> list[Fraction]:
                 new.append((start, end, before))
                 continue
             cuts = sorted({-c / s for s, c in before if s != 0 and start < -c / s < end} | {start, end})
-            for left, right in zip(cuts, cuts[1:], strict=False):
+            for left, right in pairwise(cuts):
                 middle = (left + right) / 2
                 new.append((left, right, [(s, c) if s * middle + c > 0 else (Fraction(0), Fraction(0)) for s, c in before]))
         pieces = new
-    return [b[0] for a, b in zip(pieces, pieces[1:], strict=False) if a[2] != b[2]]
+    return [b[0] for a, b in pairwise(pieces) if a[2] != b[2]]

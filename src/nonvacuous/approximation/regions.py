@@ -120,7 +120,9 @@ def _collected(found: list[Found]) -> Regions:
         n, v, _ = cells.corners.shape
         corners[at : at + n, :v] = cells.corners
         at += n
-    return Regions(len(outputs), int(piece.max()) + 1, corners, np.concatenate([cells.count for cells in drawn]), piece, outputs)
+    return Regions(
+        len(outputs), int(piece.max()) + 1, corners, np.concatenate([cells.count for cells in drawn]), piece, outputs
+    )
 
 
 def _numbered(rows: np.ndarray) -> np.ndarray:
