@@ -163,7 +163,8 @@ def algorithm_vc_dimension(parameters: int, operations: int) -> int:
 def sigmoid_vc_dimension(parameters: int, units: int) -> float:
     """VC dimension of networks of k standard sigmoid units: at most ((W + 2)k)² + 11 (W + 2) k log₂(18 (W + 2) k²).
 
-    Source: Anthony and Bartlett 1999, Theorem 8.13 (Karpinski and Macintyre 1997).
+    Source: Anthony and Bartlett 1999, Theorem 14.11 (the pseudo-dimension, which is at least the VC dimension; their Theorem 8.13 has W
+    in place of W + 2); Karpinski and Macintyre 1997.
     """
     w, k = _positive(parameters, "parameters"), _positive(units, "units")
     return float(ceil(((w + 2) * k) ** 2 + 11 * (w + 2) * k * log2(18 * (w + 2) * k * k) * (1 + 1e-12)))
