@@ -155,4 +155,5 @@ class Remeasuring:
             flattering = abs(stated - now) > slack
         else:
             flattering = stated > now + slack if direction is Direction.DOWN else stated < now - slack
-        return [f"{field} is {now!r} when measured now, the certificate states {stated!r}"] if flattering else []
+        shown = int(now) if float(now).is_integer() else now
+        return [f"{field} is {shown!r} when measured now, the certificate states {stated!r}"] if flattering else []

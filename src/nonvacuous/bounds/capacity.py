@@ -37,7 +37,7 @@ class VCBound(Bound):
     The lecture slide prints r̂ + √((2/m) d ln(2em/d) + (1/m) ln(2/δ)). It is true, and loose: with a second sample, the binomial
     median, and Serfling's inequality for drawing m of 2m points, P(sup (risk − r̂) > ε) ≤ 2 Π(2m) exp(−(ε − 1/m)² m²/(m + 1)), as in
     Vapnik 1998, Theorem 4.4; solved for ε this lies below the slide's line wherever that line is below 1. The form here is smaller
-    than both at small r̂, where it matters.
+    than both at small r̂, once it is below about ½.
 
     >>> bound = VCBound()
     >>> round(bound.solve(bound.Evidence(risk=0.0, vc_dimension=3, n=10_000), 0.05), 4)  # 4(ln Σ C(20000, ≤3) + ln 80)/n
