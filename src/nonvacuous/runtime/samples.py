@@ -82,8 +82,8 @@ class Sample(ABC):
     def batches(self, batch_size: int = BATCH_SIZE, order: Tensor | None = None) -> Iterator[Batch]:
         """All examples in their order, or those at ``order`` [m] in that order, ``batch_size`` at a time.
 
-        :raises InvalidInput: NaN or Inf, labels that are floats or out of range (each names the example), a length that is
-        not ``n``.
+        :raises InvalidInput: NaN or Inf, labels that are floats or out of range (each names the example), a length
+            that is not ``n``.
         """
         if batch_size < 1:
             raise InvalidInput(f"batch size {batch_size}: it must be at least 1")
