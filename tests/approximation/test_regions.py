@@ -160,11 +160,12 @@ def test_folding_meets_montufars_number(inputs, widths):
 def test_random_networks_have_far_fewer_regions_than_folding_ones():
     e = torch.eye(2)
     folded = slice_regions(folding_network(2, [8, 8, 8]), torch.zeros(2), e[0], e[1], UNIT_SQUARE).patterns
-    chance = [total_regions(mlp(2, 8, 8, 8, 1, seed=s), 2).patterns for s in range(2)]
+    far = [(-1e4, -1e4), (1e4, -1e4), (1e4, 1e4), (-1e4, 1e4)]  # so far out that next to nothing is missed
+    chance = [slice_regions(mlp(2, 8, 8, 8, 1, seed=s), torch.zeros(2), e[0], e[1], far).patterns for s in range(8)]
     assert max(chance) < folded / 5
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_bounds_hold_and_are_ordered(seed):
     widths = [7, 6, 5]
     found = total_regions(mlp(2, *widths, 1, seed=seed), 2).patterns
