@@ -164,6 +164,10 @@ def test_an_error_also_leaves_the_last_finished_epoch() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def _epochs_in(file: Path) -> int:
+    return len(Checkpoint(file).facts()["history"]) if file.exists() else 0
+
+
 def test_a_real_ctrl_c(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\n"
@@ -178,7 +182,7 @@ def test_a_real_ctrl_c(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not file.exists() and time.monotonic() < deadline and process.poll() is None:
+    while not _epochs_in(file) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -6,10 +6,10 @@ import difflib
 import importlib
 import os
 import re
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +91,14 @@ def replacement(path: Path) -> Iterator[Path]:
 
     :raises InvalidInput: the folder does not exist or cannot be written to.
     """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    except OSError as error:
-        raise InvalidInput(
-            f"{path} cannot be written: {error.strerror or error}. Choose a folder that exists and is writable"
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:  # everything from the file's first moment: an interrupt leaves none behind
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise InvalidInput(
+                f"{path} cannot be written: {error.strerror or error}. Choose a folder that exists and is writable"
+            ) from error
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
@@ -108,7 +107,8 @@ def replacement(path: Path) -> Iterator[Path]:
             f"{path} cannot be written: {error.strerror or error}. Free some space or choose another place"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it never came to be, or has taken its place
+            temporary.unlink()
 
 
 def _umask() -> int:
