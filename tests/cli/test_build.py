@@ -57,6 +57,14 @@ def test_each_variable_may_have_its_own_interval(run: Any) -> None:
     assert json.loads(result.stdout)["domain"] == [[0.0, 1.0], [2.0, 3.0]]
 
 
+def test_without_out_it_only_prints(run: Any, tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    result = run(*WAVE)
+    assert result.exit_code == 0 and "proved" in result.stdout and "--out DIR saves" in result.stdout
+    assert set(tmp_path.rglob("*")) == before
+    assert json.loads(run(*WAVE, "--json").stdout)["out"] is None
+
+
 def test_json_is_all_of_stdout_and_quiet_is_quiet(run: Any) -> None:
     result = run(*WAVE, "--out", "one", "--json")
     assert json.loads(result.stdout)["out"] == "one"

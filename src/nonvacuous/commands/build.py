@@ -30,7 +30,7 @@ NETWORK, FACTS, PLOT = "network.safetensors", "network.json", "plot.png"
 )
 @click.option("--eps", type=float, required=True, help="Largest error anywhere on the domain.")
 @click.option("--lipschitz", type=float, help="Lipschitz constant of the function; proved from the expression if left out.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Directory to write to.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Directory to write to; without it, only print.")
 @click.option("--force", is_flag=True, help="Replace the files of an earlier build.")
 @every_command()
 def build(
@@ -38,7 +38,7 @@ def build(
     domains: tuple[str, ...],
     eps: float,
     lipschitz: float | None,
-    out: Path,
+    out: Path | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -56,17 +56,20 @@ def build(
     DIR gets network.safetensors, network.json (size, error, how to load it) and plot.png.
     """
     output = Output(as_json, quiet)
-    free_directory(out, force)
+    if out is not None:
+        free_directory(out, force)
 
     from nonvacuous.approximation.expressions import parse
 
     function = parse(expression)
     box = _box(domains, function.dimension)
-    _check_drawing()
+    if out is not None:
+        _check_drawing()
     function, built = _built(expression, box, eps, lipschitz)
     facts = _facts(function, box, eps, lipschitz, built)
-    with made_directory(out):
-        _write(out, function, box, eps, built, facts)
+    if out is not None:
+        with made_directory(out):
+            _write(out, function, box, eps, built, facts)
     _report(out, facts, output)
 
 
@@ -187,12 +190,15 @@ def _draw(path: Path, function: Expression, box: Box, eps: float, built: Built) 
     figure.savefig(path, dpi=120)
 
 
-def _report(out: Path, facts: dict[str, Any], output: Output) -> None:
+def _report(out: Path | None, facts: dict[str, Any], output: Output) -> None:
     error = facts["error"]
     sure = "proved" if error["kind"] == "exact" else "an indicator, not proved"
     output.say(f"network   {facts['network']}: {facts['weights']:,} weights, {facts['units']:,} units")
     output.say(
         f"error     between {error['lower']:.6g} and {error['upper']:.6g} ({sure}; Lipschitz constant {facts['lipschitz_from']})"
     )
-    output.say(f"files     {out / NETWORK}, {out / FACTS}, {out / PLOT}")
-    output.document({**facts, "out": str(out)})
+    if out is None:
+        output.say("files     none; --out DIR saves the network, its facts and a plot")
+    else:
+        output.say(f"files     {out / NETWORK}, {out / FACTS}, {out / PLOT}")
+    output.document({**facts, "out": None if out is None else str(out)})
