@@ -208,7 +208,7 @@ def test_what_models_return(result: Any) -> None:
     assert as_predictor(lambda x: result)(torch.zeros(2, 1)).shape == (2, 3)
 
 
-@pytest.mark.parametrize("result", ["words", None, object(), [["a"]], {"scores": 1}], ids=repr)
+@pytest.mark.parametrize("result", ["words", None, object(), [["a"]], {"scores": 1}], ids=lambda value: type(value).__name__)
 def test_what_is_no_prediction(result: Any) -> None:
     with pytest.raises(InvalidInput):
         as_predictor(lambda x: result)(torch.zeros(2, 1))
