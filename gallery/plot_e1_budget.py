@@ -78,9 +78,17 @@ axes[0].plot([], [], color="C0", lw=9, alpha=0.35, label="exact")
 axes[0].plot([], [], color="C1", lw=9, alpha=0.35, label="with confidence 1 − δ")
 axes[0].legend(frameon=False, loc="upper left", fontsize=9)
 
-spread = [[truth[name] for _, truth, _ in runs] for name in names]
-axes[1].boxplot(spread, orientation="horizontal", tick_labels=names, showfliers=False, medianprops={"color": "C3"})
+for row, name in enumerate(names):
+    low, quarter, middle, rest, high = np.quantile([truth[name] for _, truth, _ in runs], (0.05, 0.25, 0.5, 0.75, 0.95))
+    axes[1].plot([low, high], [row, row], "k-", lw=1)
+    axes[1].plot([quarter, rest], [row, row], color="C0", lw=9, alpha=0.5, solid_capstyle="butt")
+    axes[1].plot(middle, row, "kd", ms=6)
+axes[1].set(yticks=range(len(names)), yticklabels=names)
 axes[1].invert_yaxis()
 axes[1].axvline(0, color="grey", lw=0.8)
-axes[1].set(title=f"True parts over {len(runs)} samples; all inside in {np.mean(held):.0%}")
+axes[1].set(
+axes[1].set(title=f"True parts over {len(runs)} samples (90 %, 50 %, median)")
+axes[1].set(xlabel=f"all inside their intervals in {np.mean(held):.0%} of runs")
+    xlabel=f"all inside their intervals in {np.mean(held):.0%} of runs",
+)
 plt.show()
