@@ -86,9 +86,6 @@ for row, name in enumerate(names):
 axes[1].set(yticks=range(len(names)), yticklabels=names)
 axes[1].invert_yaxis()
 axes[1].axvline(0, color="grey", lw=0.8)
-axes[1].set(
 axes[1].set(title=f"True parts over {len(runs)} samples (90 %, 50 %, median)")
 axes[1].set(xlabel=f"all inside their intervals in {np.mean(held):.0%} of runs")
-    xlabel=f"all inside their intervals in {np.mean(held):.0%} of runs",
-)
 plt.show()
