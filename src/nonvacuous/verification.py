@@ -79,15 +79,18 @@ def certificate_files(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
+def consistent(source: str, certificate: Certificate) -> Checked:
+    """The outcome for a certificate whose constructor has accepted its arithmetic."""
+    message = f"{certificate.bound}: risk ≤ {certificate.value!r} follows from the stated evidence"
+    return Checked(source, certificate, True, 1, message)
+
+
 def check(path: str | Path) -> Checked:
     """Level one for one file; never raises for a bad certificate."""
     try:
-        certificate = Certificate.load(path)
+        return consistent(str(path), Certificate.load(path))
     except CertificateRefused as error:
         return Checked(str(path), None, False, 1, str(error))
-    return Checked(
-        str(path), certificate, True, 1, f"{certificate.bound}: risk ≤ {certificate.value!r} follows from the stated evidence"
-    )
 
 
 def check_files(paths: Iterable[str | Path]) -> Verification:

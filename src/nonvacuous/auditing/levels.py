@@ -12,7 +12,7 @@ from typing import Any
 
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput, NonvacuousError
-from nonvacuous.verification import Checked, Verification, certificate_files, check
+from nonvacuous.verification import Checked, Verification, certificate_files, check, consistent
 
 What = str | Path | Certificate
 
@@ -64,10 +64,8 @@ def _level_one(what: What | Iterable[What]) -> list[Checked]:
     items: list[What] = [what] if isinstance(what, str | Path | Certificate) else list(what)
     results: list[Checked] = []
     for item in items:
-        if isinstance(item, Certificate):  # its constructor has checked the arithmetic
-            results.append(
-                Checked(item.bound, item, True, 1, f"{item.bound}: risk ≤ {item.value!r} follows from the stated evidence")
-            )
+        if isinstance(item, Certificate):
+            results.append(consistent(item.bound, item))
         else:
             results += [check(file) for file in certificate_files([item])]
     if not results:

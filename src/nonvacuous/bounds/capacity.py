@@ -12,13 +12,11 @@ from functools import lru_cache
 from math import ceil, inf, isinf, log2
 from typing import Any, NamedTuple
 
-from nonvacuous.core.bound import FIXED_CLASS, IID, Bound, Down, LossRange, Predictor, Sample, Up
+from nonvacuous.core.bound import FIXED_CLASS, FIXED_NETWORKS, IID, Bound, Down, LossRange, Sample, Up
 from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.core.quantities import MOST_EXAMPLES
 from nonvacuous.numerics.interval import Interval, iv, upper
 from nonvacuous.numerics.logdomain import log_sum_binomials
-
-FIXED_WEIGHTS = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
 
 
 def _excluded(risk: float, n: float, log_growth: Interval, delta: float, value: float) -> bool:
@@ -54,7 +52,7 @@ class VCBound(Bound):
     source = "Vapnik and Chervonenkis 1974; Anthony and Shawe-Taylor 1993, Theorem 2.1; growth function by Sauer 1972"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = FIXED_WEIGHTS
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS)
     worked = (((0.0, 3, 10_000), 0.05, 0.0129203),)
 
@@ -87,7 +85,7 @@ class GrowthFunctionBound(Bound):
     source = "Vapnik and Chervonenkis 1974; Anthony and Shawe-Taylor 1993, Theorem 2.1"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = FIXED_WEIGHTS
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS)
     worked = (((0.0, 0.0, 10_000), 0.05, 0.0017528),)
 

@@ -73,10 +73,6 @@ class OccamBinomialBound(Bound):
     hypotheses = (IID, DATA_FREE_CODE)
     worked = (((6_000, 1500, 60_000), 0.05, 0.1648223),)
 
-    def domain(self, e: Any, delta: float) -> None:
-        if e.errors > e.n:
-            raise InvalidEvidence(f"errors cannot exceed n; got {e.errors} of {e.n}")
-
     def proves(self, e: Any, delta: float, value: float) -> bool:
         return bool(log_binomial_cdf(int(e.errors), int(e.n), value).b <= (-_price(e, delta)).a)
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import inf, isinf
 from typing import Any, NamedTuple
 
-from nonvacuous.core.bound import FIXED_CLASS, IID, Bound, Down, LossRange, Predictor, Sample, Up
+from nonvacuous.core.bound import FIXED_CLASS, FIXED_NETWORKS, IID, Bound, Down, LossRange, Sample, Up
 from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.core.networks import BOUNDED_INPUTS, HOMOGENEOUS_CHAIN
 from nonvacuous.core.quantities import MOST_EXAMPLES, Quantity, Reads, quantity
@@ -61,7 +61,7 @@ class CoveringNumberBound(Bound):
     source = "Anthony and Bartlett 1999, chapters 10 and 14; constants derived: docs/proofs/covering.md"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS, HOMOGENEOUS_CHAIN, BOUNDED_INPUTS)
     worked = (((0.0, 1.0, 0.0, 1.0, 1, 100, 10**6), 0.05, 0.0002101),)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nonvacuous.core.bound import (
     BOUNDED_LOSS,
+    FIXED_NETWORKS,
     FIXED_PREDICTOR,
     IID,
     Bound,
     Down,
     ExactEach,
     LossRange,
-    Predictor,
     Sample,
     Up,
 )
@@ -24,8 +25,6 @@ from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.numerics.interval import iv, upper
 from nonvacuous.numerics.logdomain import positive_product
 from nonvacuous.numerics.tails import kl_bernoulli, log_binomial_cdf
-
-FIXED_NETWORKS = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,6 @@ class BinomialTailBound(Bound):
     predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_PREDICTOR)
     worked = (((600, 10_000), 0.05, 0.0640522), ((0, 100), 0.05, 0.0295130))
-
-    def domain(self, e: Any, delta: float) -> None:
-        if e.errors > e.n:
-            raise InvalidEvidence(f"errors cannot exceed n; got {e.errors} of {e.n}")
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
         return bool(log_binomial_cdf(int(e.errors), int(e.n), value).b <= iv.log(delta).a)
@@ -186,23 +181,17 @@ class BettingBound(Bound):
             raise InvalidEvidence(f"n is the number of losses; got n = {e.n} and {len(e.losses)} losses")
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
-        return self._excludes(np.asarray(e.losses, dtype=np.float64), delta, value)
-
-    def solve(self, e: Any, delta: float) -> float:
-        """Smallest value accepted; the losses are converted once, not at every step of the bisection."""
-        self.check(e, delta)
-        losses = np.asarray(e.losses, dtype=np.float64)
-        low, high = 0.0, 1.0
-        while low < (middle := (low + high) / 2) < high and high - low > 2**-50:
-            low, high = (low, middle) if self._excludes(losses, delta, middle) else (middle, high)
-        return high
-
-    @staticmethod
-    def _excludes(losses: np.ndarray[Any, Any], delta: float, value: float) -> bool:
-        stakes = bets(losses, upper(-iv.log(delta)))
+        losses, stakes = _staked(tuple(e.losses), delta)
         # Three roundings of quantities ≤ 1 against a factor ≥ 0.1: a relative error below 2^-48.
         factors = 1.0 + stakes * (value - losses)
         return bool(positive_product(factors, 2.0**-48).a >= (-iv.log(delta)).b)
+
+
+@lru_cache(maxsize=4)
+def _staked(losses: tuple[float, ...], delta: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The losses and the stakes on them as arrays: made once, not at every step of a bisection."""
+    array = np.asarray(losses, dtype=np.float64)
+    return array, bets(array, upper(-iv.log(delta)))
 
 
 def rounded_up(losses: Sequence[float], digits: int = 4) -> tuple[float, ...]:

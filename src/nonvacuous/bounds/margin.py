@@ -11,9 +11,9 @@ from functools import lru_cache
 from math import ceil, inf, isinf
 from typing import Any, NamedTuple
 
-from nonvacuous.core.bound import FIXED_CLASS, IID, Bound, Down, Hypothesis, LossRange, Predictor, Sample, Up
+from nonvacuous.core.bound import FIXED_CLASS, FIXED_NETWORKS, IID, Bound, Down, Hypothesis, LossRange, Sample, Up
 from nonvacuous.core.errors import InvalidEvidence
-from nonvacuous.core.networks import MOST
+from nonvacuous.core.networks import MOST, check_margin
 from nonvacuous.core.quantities import Quantity, Reads, is_number, quantity
 from nonvacuous.numerics.interval import Interval, Number, hull, iv, upper
 from nonvacuous.numerics.uniform import GeometricGrid, chained_complexity, rademacher_value, two_sided_price
@@ -122,12 +122,12 @@ class SmallWeightsBound(Bound):
     )
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS, UNIT_CHAIN)
     worked = (((0.0, 1.0, 0.0, 0.0, 1.0, 2, 2, 2, 10**8), 0.05, 0.0013123),)
 
     def domain(self, e: Any, delta: float) -> None:
-        _check_margin(e.margin)
+        check_margin(e.margin)
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
         found = _small_weights(e, delta)
@@ -167,21 +167,16 @@ class SpectralMarginBound(Bound):
     source = "Bartlett, Foster and Telgarsky 2017 (NIPS), Theorem 1.1, Lemmas A.8 and A.9; constants re-derived: docs/proofs/margin.md"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS, LIPSCHITZ_CHAIN, REFERENCE_FIXED)
     worked = (((0.0, 1.0, 0.0, 0.0, 1.0, 2, 10**8), 0.05, 0.0165501),)
 
     def domain(self, e: Any, delta: float) -> None:
-        _check_margin(e.margin)
+        check_margin(e.margin)
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
         found = _spectral_margin(e, delta)
         return found is not None and upper(found) <= value
-
-
-def _check_margin(margin: float) -> None:
-    if not 0 < margin < inf:
-        raise InvalidEvidence(f"margin (γ) is positive and finite; got {margin}")
 
 
 @lru_cache(maxsize=256)

@@ -10,9 +10,9 @@ from functools import lru_cache
 from math import inf, isinf
 from typing import Any, NamedTuple
 
-from nonvacuous.core.bound import FIXED_CLASS, IID, Bound, Down, LossRange, Predictor, Sample, Up
+from nonvacuous.core.bound import FIXED_CLASS, FIXED_NETWORKS, IID, Bound, Down, LossRange, Sample, Up
 from nonvacuous.core.errors import InvalidEvidence
-from nonvacuous.core.networks import BOUNDED_INPUTS, HOMOGENEOUS_CHAIN, RELU_CHAIN
+from nonvacuous.core.networks import BOUNDED_INPUTS, HOMOGENEOUS_CHAIN, RELU_CHAIN, FrobeniusEvidence, check_margin
 from nonvacuous.core.quantities import Quantity, Reads, quantity
 from nonvacuous.numerics.interval import Interval, iv, upper
 from nonvacuous.numerics.logdomain import log1p
@@ -37,18 +37,6 @@ RESTRICTED = iv.mpf(1) / 20
 """Posterior mass η given away to perturbations that move the margin too far."""
 
 
-class FrobeniusEvidence(NamedTuple):
-    """Evidence of the Frobenius product bound."""
-
-    margin_risk: Up
-    margin: Down
-    log_frobenius_product_nats: Up
-    input_rms: Up
-    depth: Up
-    classes: Up
-    n: Down
-
-
 @dataclass(frozen=True)
 class NeyshaburTomiokaSrebroBound(Bound):
     """risk ≤ r̂_γ + 2 c 2^(L−1) r x / √n + 3√((ln(2/δ) + price)/(2n)) for ReLU networks, r ≥ Π‖Ãᵢ‖_F/γ on the grid, x = ``input_rms``.
@@ -66,12 +54,12 @@ class NeyshaburTomiokaSrebroBound(Bound):
     source = "Neyshabur, Tomioka and Srebro 2015 (COLT), Theorem 1, p = q = 2; uniform version: docs/proofs/norm_products.md"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS, RELU_CHAIN)
     worked = (((0.0, 1.0, 0.0, 1.0, 3, 2, 10**6), 0.05, 0.0164132),)
 
     def domain(self, e: Any, delta: float) -> None:
-        _check_margin(e.margin)
+        check_margin(e.margin)
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
         found = _frobenius(e, delta)
@@ -111,24 +99,19 @@ class SpectralPacBayesBound(Bound):
     source = "Neyshabur, Bhojanapalli and Srebro 2018 (ICLR), Theorem 1; constants re-derived: docs/proofs/norm_products.md"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS, HOMOGENEOUS_CHAIN, BOUNDED_INPUTS)
     least_n = 8
     worked = (((0.0, 1.0, 0.0, 2.0, 1.0, 1, 2, 10**6), 0.05, 0.0002628),)
 
     def domain(self, e: Any, delta: float) -> None:
-        _check_margin(e.margin)
+        check_margin(e.margin)
         if e.input_bound == 0:
             raise InvalidEvidence("input_bound (B) is positive: inputs that are all zero carry nothing")
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
         budget = _spectral(e, delta)
         return bool(budget is not None and value > e.margin_risk and (e.n * kl_bernoulli(e.margin_risk, value)).a >= budget.b)
-
-
-def _check_margin(margin: float) -> None:
-    if not 0 < margin < inf:
-        raise InvalidEvidence(f"margin (γ) is positive and finite; got {margin}")
 
 
 @lru_cache(maxsize=256)

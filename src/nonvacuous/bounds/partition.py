@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isinf
 from typing import Any, NamedTuple
 
-from nonvacuous.core.bound import BOUNDED_LOSS, IID, Bound, Down, Hypothesis, LossRange, Predictor, Sample, Up
+from nonvacuous.core.bound import BOUNDED_LOSS, FIXED_NETWORKS, IID, Bound, Down, Hypothesis, LossRange, Sample, Up
 from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.core.quantities import MOST_EXAMPLES, Quantity, Reads, quantity
 from nonvacuous.numerics.interval import Interval, enclose, iv, upper
@@ -88,7 +88,7 @@ class PartitionBound(Bound):
     source = "Xu and Mannor 2012 (Machine Learning 86), Theorem 1; Bretagnolle and Huber 1979; docs/proofs/partition.md"
     sample = Sample.TRAINING
     loss = LossRange.BOUNDED
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, BOUNDED_LOSS, CELLS_FIXED, CELLS_COVER, TRUE_SUPREMUM)
     worked = (((0.1, 0.05, 100, 60_000), 0.05, 0.1745475),)
 
@@ -123,7 +123,7 @@ class OccupiedCellsBound(Bound):
     source = "Kawaguchi, Deng, Luh and Huang 2022 (ICML), Theorem 1; smaller constant derived: docs/proofs/partition.md"
     sample = Sample.TRAINING
     loss = LossRange.BOUNDED
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, BOUNDED_LOSS, CELLS_FIXED, CELLS_COVER, TRUE_SUPREMUM)
     worked = (((0.1, 0.05, 20, 10**9, 60_000), 0.05, 0.2757484),)
 

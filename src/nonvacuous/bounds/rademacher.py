@@ -12,9 +12,9 @@ from functools import lru_cache
 from math import inf, isinf
 from typing import Any, NamedTuple
 
-from nonvacuous.core.bound import FIXED_CLASS, IID, Bound, Down, Hypothesis, LossRange, Predictor, Sample, Up
+from nonvacuous.core.bound import FIXED_CLASS, FIXED_NETWORKS, IID, Bound, Down, Hypothesis, LossRange, Sample, Up
 from nonvacuous.core.errors import InvalidEvidence
-from nonvacuous.core.networks import RELU_CHAIN
+from nonvacuous.core.networks import RELU_CHAIN, FrobeniusEvidence, check_margin
 from nonvacuous.core.quantities import Quantity, Reads, quantity
 from nonvacuous.numerics.interval import Interval, Number, iv, upper
 from nonvacuous.numerics.uniform import GeometricGrid, rademacher_value
@@ -64,7 +64,7 @@ class LinearMarginBound(Bound):
     source = "Bartlett and Mendelson 2002, Lemma 22; Mohri et al. 2018, Theorems 3.3 and 5.10; Maurer 2016; docs/proofs/rademacher.md"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_FEATURES)
     worked = (((0.0, 1.0, 1.0, 1.0, 2, 10**6), 0.05, 0.0104132),)
 
@@ -90,19 +90,11 @@ class GolowichBound(Bound):
     0.012413
     """
 
-    class Evidence(NamedTuple):
-        margin_risk: Up
-        margin: Down
-        log_frobenius_product_nats: Up
-        input_rms: Up
-        depth: Up
-        classes: Up
-        n: Down
-
+    Evidence = FrobeniusEvidence
     source = "Golowich, Rakhlin and Shamir 2018 (COLT), Theorem 1; uniform multi-class version: docs/proofs/rademacher.md"
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
-    predictors = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+    predictors = FIXED_NETWORKS
     hypotheses = (IID, FIXED_CLASS, RELU_CHAIN)
     worked = (((0.0, 1.0, 0.0, 1.0, 3, 2, 10**6), 0.05, 0.0124132),)
 
@@ -111,12 +103,6 @@ class GolowichBound(Bound):
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
         return upper_end(_golowich(e, delta)) <= value
-
-
-def check_margin(margin: float) -> None:
-    """Raise :class:`InvalidEvidence` unless the margin is positive and finite."""
-    if not 0 < margin < inf:
-        raise InvalidEvidence(f"margin (γ) is positive and finite; got {margin}")
 
 
 def upper_end(x: Interval | None) -> float:

@@ -47,6 +47,10 @@ class Predictor(Enum):
     DRAWN = "one network, drawn once from the posterior"
 
 
+FIXED_NETWORKS = (Predictor.DETERMINISTIC, Predictor.COMPRESSED, Predictor.DRAWN)
+"""Every predictor that uses one set of weights throughout."""
+
+
 class Sample(Enum):
     """The sample whose size is ``n``."""
 
@@ -164,6 +168,9 @@ class Bound(ABC):
             QUANTITIES[name].check(value)
         if "n" in e._fields and e.n < self.least_n:
             raise InvalidEvidence(f"{self.title} needs n ≥ {self.least_n} examples; got {e.n}")
+        for name in example_counts(e):
+            if getattr(e, name) > e.n:
+                raise InvalidEvidence(f"{name} cannot exceed n; got {getattr(e, name)} of {e.n}")
         self.domain(e, delta)
 
     def holds(self, e: Any, delta: float, value: float) -> bool:
@@ -258,10 +265,15 @@ class Bound(ABC):
         return cls(**parameters)
 
 
+def example_counts(e: Any) -> list[str]:
+    """Fields that count examples of the sample, ``n`` among them; none for evidence without ``n``."""
+    fields_ = e._fields if "n" in e._fields else ()
+    return [name for name in fields_ if QUANTITIES[name].whole and QUANTITIES[name].unit == QUANTITIES["n"].unit]
+
+
 def resized(e: Any, n: int) -> Any:
     """The same evidence for ``n`` examples: counts of examples keep their fraction, rounded up."""
-    counts = (name for name in e._fields if QUANTITIES[name].whole and QUANTITIES[name].unit == QUANTITIES["n"].unit)
-    return e._replace(**{name: -(-int(getattr(e, name)) * n // int(e.n)) for name in counts})
+    return e._replace(**{name: -(-int(getattr(e, name)) * n // int(e.n)) for name in example_counts(e)})
 
 
 def check_evidence_type(bound: Bound, e: Any) -> None:

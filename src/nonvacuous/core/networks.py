@@ -10,8 +10,10 @@ of the chain. Round every number upward, margins downward.
 from __future__ import annotations
 
 from math import inf
+from typing import NamedTuple
 
-from nonvacuous.core.bound import Hypothesis
+from nonvacuous.core.bound import Down, Hypothesis, Up
+from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.core.quantities import Quantity, Reads, quantity
 
 MOST = 2.0**40
@@ -103,3 +105,21 @@ BOUNDED_INPUTS = Hypothesis(
     "bounded_inputs",
     "Every input that can occur in use, not only those seen, has Euclidean norm at most input_bound.",
 )
+
+
+class FrobeniusEvidence(NamedTuple):
+    """Evidence of the bounds from a product of Frobenius norms."""
+
+    margin_risk: Up
+    margin: Down
+    log_frobenius_product_nats: Up
+    input_rms: Up
+    depth: Up
+    classes: Up
+    n: Down
+
+
+def check_margin(margin: float) -> None:
+    """Raise :class:`InvalidEvidence` unless the margin is positive and finite."""
+    if not 0 < margin < inf:
+        raise InvalidEvidence(f"margin (γ) is positive and finite; got {margin}")

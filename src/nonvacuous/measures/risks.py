@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf, nextafter
 
 import numpy as np
@@ -47,9 +47,7 @@ class Observation:
         wrong = None if self.wrong is None else self.wrong.copy()
         if wrong is not None:
             wrong[indices] = True
-        return Observation(
-            self.n, losses, wrong, self.margins, self.fingerprint, self.forward_seconds, self.seconds, np.asarray(indices)
-        )
+        return replace(self, losses=losses, wrong=wrong, counted=np.asarray(indices))
 
     @property
     def errors(self) -> int:
