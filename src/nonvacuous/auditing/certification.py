@@ -9,17 +9,11 @@ from typing import Any
 import numpy as np
 
 from nonvacuous.auditing.plan import Planned
-from nonvacuous.core.bound import Bound, Direction, Hypothesis, Predictor, Sample
+from nonvacuous.core.bound import DRAWN_ONCE, Bound, Direction, Hypothesis, Predictor, Sample
 from nonvacuous.core.certificate import Assumption, Certificate
 from nonvacuous.measures.subject import MEASURES, Subject
 
 CANDIDATES = 33
-
-DRAWN_ONCE = Hypothesis(
-    "drawn_once",
-    "The random draws that measured the evidence were made once, from a seed chosen beforehand: no run was repeated until it "
-    "looked better.",
-)
 
 
 def evidence_of(subject: Subject, bound: Bound, predictor: Predictor, measuring: float, delta: float) -> Any:

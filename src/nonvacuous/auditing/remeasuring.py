@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from nonvacuous.auditing.progress import progress_bar
 from nonvacuous.auditing.run import drawn_trials, observed
 from nonvacuous.core.bound import Bound, Direction, Predictor, Sample
 from nonvacuous.core.certificate import Certificate
@@ -18,6 +17,7 @@ from nonvacuous.measures.losses import named
 from nonvacuous.measures.predictor import as_predictor
 from nonvacuous.measures.subject import Subject, Trials, exact, measures
 from nonvacuous.runtime.data import as_sample
+from nonvacuous.runtime.tasks import progress_bar
 from nonvacuous.runtime.weights import weights_digest
 
 FLOAT_TOLERANCE = 1e-6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,6 @@ from torch import nn
 from nonvacuous.auditing.certification import certificate
 from nonvacuous.auditing.facts import error_budget, facts, indicators
 from nonvacuous.auditing.plan import Plan, plan
-from nonvacuous.auditing.progress import Progress, progress_bar
 from nonvacuous.auditing.result import Audit, Skipped
 from nonvacuous.core.bound import Predictor as Kinds
 from nonvacuous.core.certificate import Certificate
@@ -27,6 +25,8 @@ from nonvacuous.measures.predictor import Predictor, as_predictor
 from nonvacuous.measures.risks import Observation, observe
 from nonvacuous.measures.subject import Subject, Trials
 from nonvacuous.runtime.data import Sample, as_sample, overlap
+from nonvacuous.runtime.seeds import stream_seed
+from nonvacuous.runtime.tasks import Progress, progress_bar
 from nonvacuous.runtime.weights import weights_digest
 
 MOST_OVERLAP = 0.01
@@ -92,11 +92,6 @@ def audit(
         skipped=(*declared.skipped, *skipped, *more),
         ledger=dict(declared.ledger.spent),
     )
-
-
-def stream_seed(seed: int, purpose: str) -> int:
-    """An independent 63-bit seed for each purpose of one run."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()) >> 1
 
 
 def _samples(train: Any, test: Any, loss: Loss) -> tuple[Sample, Sample | None]:

@@ -99,6 +99,11 @@ FIXED_CLASS = Hypothesis(
     "fixed_class",
     "The class of networks (the architecture) was fixed before the training sample was seen.",
 )
+DRAWN_ONCE = Hypothesis(
+    "drawn_once",
+    "The random draws that measured the evidence were made once, from a seed chosen beforehand: no run was repeated until it "
+    "looked better.",
+)
 
 REGISTRY: dict[str, type[Bound]] = {}
 

@@ -81,7 +81,7 @@ def train(
     batch_size: int = 128,
     optimizer: str | MakeOptimizer = "adam",
     device: str | torch.device = "cpu",
-    progress: bool = True,
+    progress: bool | Silent = True,
     checkpoint: Path | None = None,
     resume: bool = False,
     loss: Loss | None = None,
@@ -93,6 +93,7 @@ def train(
     resumed from its ``checkpoint`` (a file, written after each epoch) ends with the very bits of an unbroken one. Ctrl-C ends
     the run with ``interrupted``; then, as after an error, the model is as the last finished epoch left it. ``loss`` is
     cross-entropy for classes, squared error for regression, or any function (outputs, targets) → mean over the batch.
+    ``progress`` is whether to show it, or a display of the caller's own.
 
     :raises InvalidInput: arguments out of range, a model that does not fit the data, a loss that becomes NaN or infinite, a
         checkpoint that exists (without ``resume``), is missing (with it), or belongs to another run.
@@ -112,7 +113,10 @@ def train(
     store = None if checkpoint is None else Checkpoint(Path(checkpoint))
     history: list[list[float]] = _resumed(store, model, stepper, facts, epochs) if store and resume else []
     steps = math.ceil(sample.n / batch_size)
-    display = epoch_display(epochs, steps, len(history)) if progress and len(history) < epochs else Silent()
+    if isinstance(progress, Silent):
+        display = progress
+    else:
+        display = epoch_display(epochs, steps, len(history)) if progress and len(history) < epochs else Silent()
     state, interrupted = copied(model), False
     devices = [place] if place.type == "cuda" else []
     try:

@@ -1,0 +1,1 @@
+"""Self-certified learning: training that ends in a certificate."""
