@@ -20,6 +20,7 @@ from nonvacuous.measures import ranges
 from nonvacuous.measures.activations import activation
 from nonvacuous.measures.logs import CONSTANT, log_hypot, log_of, log_sum, safe_exp, total
 from nonvacuous.measures.ranges import Ball, Box, Range, option_of, outward
+from nonvacuous.measures.reading import NORMALIZERS, Reading, normalizer_of
 from nonvacuous.operators.graph import Graph, Node, Parent
 from nonvacuous.operators.linear_map import LinearMap
 from nonvacuous.operators.maps import Chain, ChannelScale, Matrix, Rearrangement, Stack, Sum
@@ -59,7 +60,7 @@ class Step:
     log_upper: float
 
 
-class Walk:
+class Walk(Reading):
     """Walks once; ``states`` by node, ``steps`` in order.
 
     ``region`` None means all inputs; with a ``tolerance`` of 1 norms are only bounded by their entries.
@@ -68,7 +69,8 @@ class Walk:
     def __init__(
         self, model: nn.Module, graph: Graph, region: Ball | Box | None, rules: dict[type, Rule], tolerance: float
     ) -> None:
-        self.model, self.graph, self.rules, self.tolerance = model, graph, rules, tolerance
+        super().__init__(model, graph)
+        self.rules, self.tolerance = rules, tolerance
         self.ball = region if isinstance(region, Ball) else None
         self.region = region
         # the ranges of all nodes are needed for local slopes, and where two results are multiplied
@@ -115,6 +117,8 @@ class Walk:
             (state,) = moving.values()
             shape = node.shapes_in[0][1:]
             return self.multiplied(node, state, rule(node.module, shape), None)
+        if node.module is None and node.operation in NORMALIZERS:
+            node = replace(node, module=normalizer_of(self, node))
         for words, visitor in self.visitors():
             if node.operation in words and not (node.module is not None and words is FUNCTIONAL_MAPS):
                 return visitor(node)
@@ -162,19 +166,6 @@ class Walk:
 
     def rule_of(self, node: Node) -> Rule | None:
         return next((self.rules[kind] for kind in type(node.module).__mro__ if kind in self.rules), None)
-
-    def unsupported(self, node: Node, why: str = "no Lipschitz rule") -> UnsupportedModule:
-        kind = type(node.module).__name__ if node.module is not None else node.type_name
-        register = f"nn.{kind}" if node.module is not None and type(node.module).__module__.startswith("torch.nn") else kind
-        where = node.module_name or node.name
-        if node.module is None and node.operation != "input":  # a function has no class of its own: its module has
-            owner = self.model.get_submodule(node.module_name) if node.module_name else self.model
-            register = type(owner).__name__
-            where = f"{where}, function" if node.module_name else f"{node.name}, function"
-        return UnsupportedModule(
-            f"{where} ({kind}): {why}. Register a rule (module, input_shape) → Measured with @lipschitz.register({register}), "
-            "or audit with indicators only."
-        )
 
     # -- what states do
 
@@ -251,25 +242,6 @@ class Walk:
             except UnsupportedModule:
                 given = None
         return State(state.anchor, state.log, linear, given)
-
-    def with_parameters(self, node: Node) -> Callable[[str, int, Any], Any]:
-        """Reads options of a functional call, parameters as tensors."""
-        read = option_of(node)
-
-        def option(name: str, place: int, default: Any) -> Any:
-            value = read(name, place, default)
-            return self.tensor(value) if isinstance(value, Parent) else value
-
-        return option
-
-    def tensor(self, value: Any) -> Tensor | None:
-        """The parameter or buffer an argument stands for, None where the tracer does not say."""
-        node = self.graph[value.name]
-        if node.operation != "parameter" or not node.arguments or not isinstance(node.arguments[0], str):
-            return None
-        owner, _, name = node.arguments[0].rpartition(".")
-        found = getattr(self.model.get_submodule(owner), name, None)
-        return found.detach().double() if isinstance(found, Tensor) else None
 
     # -- joins
 

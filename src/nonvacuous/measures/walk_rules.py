@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,9 @@ from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.measures import ranges
 from nonvacuous.measures.logs import log_of, log_sum, total
 from nonvacuous.measures.ranges import Range, option_of, outward
-from nonvacuous.operators import affine
+from nonvacuous.measures.reading import functional_map, pool_of
 from nonvacuous.operators.graph import Node
-from nonvacuous.operators.linear_map import LinearMap
-from nonvacuous.operators.maps import Matrix, Rearrangement, Sum
+from nonvacuous.operators.maps import Matrix, Sum
 from nonvacuous.operators.norms import spectral_norm_of
 from nonvacuous.operators.rules import find
 
@@ -99,34 +97,12 @@ def _unbounded(why: str) -> Exception:
 def pooled(walk: Walk, node: Node) -> State:
     """Average pooling is linear, max pooling monotone; functional calls are read as the modules they stand for."""
     state = only(walk, node)
-    module = node.module if node.module is not None else _pool_module(walk, node)
+    module = node.module if node.module is not None else pool_of(walk, node)
     found = find(module, node.shapes_in[0][1:], node.module_name)
     if isinstance(found, Measured):
         given = Range(module(state.range.low), module(state.range.high)) if state.range is not None else None
         return walk.multiplied(node, state, found, given)
     return walk.composed(node, state, found, lambda x: module(x))
-
-
-def _pool_module(walk: Walk, node: Node) -> nn.Module:
-    dimensions = len(node.shapes_in[0]) - 2
-    names = {
-        "max_pool": ("MaxPool", ("kernel_size", "stride", "padding", "dilation", "ceil_mode")),
-        "average_pool": (
-            "AvgPool",
-            ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
-        ),
-        "adaptive_average_pool": ("AdaptiveAvgPool", ("output_size",)),
-        "adaptive_max_pool": ("AdaptiveMaxPool", ("output_size",)),
-    }
-    name, order = names[node.operation]
-    given: dict[str, Any] = dict(zip(order, node.arguments[1:], strict=False)) | node.keywords
-    if given.get("stride") == [] or given.pop("return_indices", False) is not False:
-        given["stride"] = None
-    try:
-        module: nn.Module = getattr(nn, f"{name}{dimensions}d")(**given)
-    except (TypeError, AttributeError) as error:
-        raise walk.unsupported(node) from error
-    return module
 
 
 def softmax(walk: Walk, node: Node) -> State:
@@ -159,8 +135,6 @@ def normalized(walk: Walk, node: Node) -> State:
     state = only(walk, node)
     module: Any = node.module
     shape = node.shapes_in[0][1:]
-    if module is None:
-        raise walk.unsupported(node, "a functional normalizer has no rule; use the module")
     try:
         factor = find(module, shape, node.module_name)
     except UnsupportedModule as error:
@@ -274,41 +248,9 @@ def _multihead(walk: Walk, node: Node) -> State:
     return walk.fresh(node, total(inner.log, log_of(out)), None)
 
 
-@dataclass(frozen=True)
-class _OneStep:
-    """What :data:`affine.READERS` asks of a reader, for one node."""
-
-    walk: Walk
-    node: Node
-    argument: LinearMap
-
-    @property
-    def root(self) -> nn.Module:
-        return self.walk.model
-
-    def source(self, value: Any) -> LinearMap:
-        return self.argument
-
-    def tensor(self, value: Any) -> Tensor:
-        found = self.walk.tensor(value)
-        if found is None:
-            raise UnsupportedModule("a weight the tracer does not name")
-        return found
-
-
 def functional(walk: Walk, node: Node) -> State:
     """A functional linear map, convolution or padding, read as the operators read it."""
     state = walk.state(node.arguments[0])
     if state is None or any(walk.states[name] is not None for name in node.parents[1:]):
         raise _unbounded(f"{node.name} ({node.type_name}) multiplies by weights that depend on the input")
-    source = Rearrangement(tuple(state.map.shape_out), tuple(state.map.shape_out))
-    reader = _OneStep(walk, node, source)
-    try:
-        part = affine.READERS[node.operation](cast(Any, reader), node)
-    except (UnsupportedModule, KeyError, TypeError, AttributeError) as error:
-        raise walk.unsupported(node) from error
-    bias = walk.with_parameters(node)("bias", 2, None) if node.operation != "pad" else None
-    shaped: Tensor | float = 0.0
-    if isinstance(bias, Tensor):
-        shaped = bias.reshape(-1, *[1] * (len(node.shape_out) - 2)) if node.operation == "convolution" else bias
-    return walk.composed(node, state, part, lambda x: part.apply(x) + shaped)
+    return walk.composed(node, state, *functional_map(walk, node, tuple(state.map.shape_out)))

@@ -129,6 +129,18 @@ class Convolution(LinearMap):
         norms = EntryNorms.from_lines(by_row, by_column, self.kernel[0].numel() * max(1, len(self.axes)))
         return norms.transposed if self.transposed else norms
 
+    def row_squares(self) -> Tensor:
+        """``Σ entries²`` of every row, shape ``shape_out``: a table over border patterns, laid out over the image."""
+        groups = [axis.column_groups() if self.transposed else axis.row_groups() for axis in self.axes]
+        patterns = [list(dict.fromkeys(axis)) for axis in groups]
+        sums = pattern_sums(self._grouped.double(), [dict.fromkeys(axis, 1) for axis in patterns])
+        squares = torch.stack([_sums(array, 2 if self.transposed else 1)[1] for array, _ in sums], 1)
+        table = squares.reshape(-1, *(len(axis) for axis in patterns))
+        for number, (axis, known) in enumerate(zip(groups, patterns, strict=True), 1):
+            place = {pattern: n for n, pattern in enumerate(known)}
+            table = table.index_select(number, torch.tensor([place[g] for g in axis], device=table.device))
+        return table
+
     # Upper ends of the ℓ2 norm.
 
     def upper(self, hint: float, tolerance: float, memory: int) -> float:

@@ -18,7 +18,6 @@ from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.operators import normalizers as _normalizers  # their rules enter the registry
 from nonvacuous.operators import pooling as _pooling
 from nonvacuous.operators.certified import UNIT, frobenius_norms, gamma, upper_end
-from nonvacuous.operators.convolution import Convolution
 from nonvacuous.operators.direct import upper_end_of_matrix
 from nonvacuous.operators.krylov import golub_kahan, probable_upper, random_start, rayleigh
 from nonvacuous.operators.linear_map import LinearMap
@@ -113,9 +112,9 @@ def spectral_norm_of(
         return Measured.exact(0.0)
     thin, tall = sorted((linear.rows, linear.columns))
     if thin <= SMALL and thin * tall <= SMALL * 4096 and 24 * thin * tall <= memory:
-        exact, slack = _of_matrix(linear.dense(), min(tolerance, 1e-8)), _entries_error(linear)
+        exact, slack = _of_matrix(linear.dense(), min(tolerance, 1e-8)), entries_error(linear)
         return Measured(max(0.0, exact.lower - slack), (exact.upper + slack) * (1 + 2 * UNIT), Kind.EXACT) if slack else exact
-    size = _absolute_size(linear)
+    size = absolute_size(linear)
     lower = min(size, _lower(linear, size, tolerance, seed))
     upper = min(size, _upper(linear, lower, tolerance, memory, seed))
     dense_bytes, work = 8 * (2 * thin * tall + thin**2), thin**2 * tall
@@ -123,7 +122,7 @@ def spectral_norm_of(
         matrix = linear.dense()
         start, step = lower * (1 + tolerance / 2), tolerance / 4
         found = upper_end_of_matrix(matrix, float(frobenius_norms(matrix)), start, step)
-        upper = min(upper, found + _entries_error(linear))
+        upper = min(upper, found + entries_error(linear))
     if upper > lower * (1 + tolerance) and delta > 0:
         run = golub_kahan(linear, random_start(linear, seed), 4 * STEPS, 0.0, torch.float64)
         probable = probable_upper(run, linear.columns, delta)
@@ -154,33 +153,36 @@ def _lower(linear: LinearMap, size: float, tolerance: float, seed: int | torch.G
     return rayleigh(linear, run.vector, linear.rows + linear.columns, size)
 
 
-def _entries_error(linear: LinearMap) -> float:
+def entries_error(linear: LinearMap) -> float:
     """Norm of the rounding errors in the entries of a map written out: none for one layer, whose entries are weights.
 
     For chains and sums, which may cancel, every entry is a sum over at most rows + columns of each part, of products of parts.
     """
+    if hasattr(linear, "entries_error"):
+        return float(linear.entries_error())
     if not isinstance(linear, Chain | Sum | Stack):
         return 0.0
-    return gamma(_terms(linear)) * _absolute_size(linear)
+    return gamma(rounding_terms(linear)) * absolute_size(linear)
 
 
-def _terms(linear: LinearMap) -> int:
+def rounding_terms(linear: LinearMap) -> int:
+    """Roundings that an entry of the result of applying the map may have gone through."""
     if isinstance(linear, Chain | Sum | Stack):
-        return sum(_terms(part) + 4 for part in linear.maps)
+        return sum(rounding_terms(part) + 4 for part in linear.maps)
     return linear.rows + linear.columns
 
 
-def _absolute_size(linear: LinearMap) -> float:
+def absolute_size(linear: LinearMap) -> float:
     """An upper end of ``‖|A|‖₂``, and so of ``‖A‖₂``: √(ℓ1·ℓ∞) of the entries, products and sums of such for chains and sums."""
     if isinstance(linear, Chain):
-        return math.prod(_absolute_size(part) for part in linear.maps) * (1 + 1e-12)
+        return math.prod(absolute_size(part) for part in linear.maps) * (1 + 1e-12)
     if isinstance(linear, Sum):
         pairs = zip(linear.factors, linear.maps, strict=True)
-        return math.fsum(abs(factor) * _absolute_size(part) for factor, part in pairs) * (1 + 1e-12)
+        return math.fsum(abs(factor) * absolute_size(part) for factor, part in pairs) * (1 + 1e-12)
     if isinstance(linear, Stack):
-        return math.sqrt(math.fsum(_absolute_size(part) ** 2 for part in linear.maps)) * (1 + 1e-12)
-    if isinstance(linear, Convolution):
-        return linear.absolute_size()
+        return math.sqrt(math.fsum(absolute_size(part) ** 2 for part in linear.maps)) * (1 + 1e-12)
+    if hasattr(linear, "absolute_size"):
+        return float(linear.absolute_size())
     if hasattr(linear, "entry_norms"):
         norms = linear.entry_norms()
         return min(math.sqrt(norms.l1.upper * norms.linf.upper) * (1 + 4 * UNIT), norms.frobenius.upper)

@@ -17,6 +17,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
+Groups = tuple[tuple[int, ...], ...]
+"""Taps of one kernel axis, those together whose entries add up."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -81,12 +84,20 @@ class Axis:
                     taps[j, i, index] += 1
         return taps
 
-    def row_patterns(self) -> dict[tuple[tuple[int, ...], ...], int]:
-        """Which taps fall on the same pixel, for every output; equal patterns counted."""
-        return Counter(_grouped(row) for row in self.reads)
+    def row_groups(self) -> list[Groups]:
+        """Which taps fall on the same pixel, for every output."""
+        return [_grouped(row) for row in self.reads]
 
-    def column_patterns(self) -> dict[tuple[tuple[int, ...], ...], int]:
-        """For every input, the taps through which each output reads it; equal patterns counted."""
+    def row_patterns(self) -> dict[Groups, int]:
+        """:meth:`row_groups`, equal ones counted."""
+        return Counter(self.row_groups())
+
+    def column_patterns(self) -> dict[Groups, int]:
+        """:meth:`column_groups`, equal ones counted."""
+        return Counter(self.column_groups())
+
+    def column_groups(self) -> list[Groups]:
+        """For every input, the taps through which each output reads it."""
         seen: dict[int, list[tuple[int, ...]]] = {index: [] for index in range(self.n_in)}
         for row in self.reads:
             taps: dict[int, list[int]] = {}
@@ -95,7 +106,7 @@ class Axis:
                     taps.setdefault(index, []).append(j)
             for index, group in taps.items():
                 seen[index].append(tuple(group))
-        return Counter(tuple(sorted(groups)) for groups in seen.values())
+        return [tuple(sorted(groups)) for groups in seen.values()]
 
     @cached_property
     def phases(self) -> tuple[tuple[int, int], ...]:
@@ -147,7 +158,7 @@ class Axis:
         return out
 
 
-def _grouped(row: Sequence[int | None]) -> tuple[tuple[int, ...], ...]:
+def _grouped(row: Sequence[int | None]) -> Groups:
     groups: dict[int, list[int]] = {}
     for j, index in enumerate(row):
         if index is not None:
@@ -170,7 +181,7 @@ def half_of(sizes: Sequence[int], twists: Sequence[float]) -> list[tuple[int, ..
     return kept
 
 
-def pattern_sums(kernel: Tensor, patterns: Sequence[dict[tuple[tuple[int, ...], ...], int]]) -> Iterator[tuple[Tensor, int]]:
+def pattern_sums(kernel: Tensor, patterns: Sequence[dict[Groups, int]]) -> Iterator[tuple[Tensor, int]]:
     """Entries that meet in one row (or column) of the matrix, and how many rows are alike.
 
     ``kernel`` is (g, o, c, k₁ … k_D); each yielded array is (g, o, c, groups₁ … groups_D), the taps of a group summed.
