@@ -56,7 +56,7 @@ class CompressionBound(Bound):
 
     r̂ is the compressed network's own mean training loss. Layer i is (1/kᵢ)Σ_j Z_ij M_ij with fixed random sign matrices M and kᵢ numbers Z
     of b bits; the counts kᵢ and b are sent in Elias' γ code. A union over all networks so described turns the discretisation into bits.
-    It promises nothing for the network before compression.
+    It promises nothing for the network before compression. :func:`~nonvacuous.measures.sign_projections.sign_projection` runs it.
 
     >>> bound = CompressionBound()
     >>> e = bound.Evidence(risk=0.1, projections=180, bits_per_number=8, depth=3, n=60_000)
@@ -96,8 +96,9 @@ def log_cushion_complexity(layers: Sequence[Cushions], contraction: float, large
     """ln of c²d² max‖f(x)‖² Σ 1/(μᵢ²μᵢ→²)/γ²: the m below which the paper's bound is vacuous, up to its constants and logs; an *indicator*.
 
     μᵢ = min_x ‖Aᵢφ(x^(i−1))‖/(‖Aᵢ‖_F ‖φ(x^(i−1))‖), the minimum over the training inputs; μᵢ→ = min over later layers j and x of
-    ‖J x^i‖/(‖J‖_F ‖x^i‖), J the Jacobian at x of the map from layer i to j (1 for the last layer); contraction c ≥ ‖x^i‖/‖φ(x^i)‖ for all
-    layers; and the theorem asks interlayer smoothness ρ_δ ≥ 3d. A cushion of 0 gives ∞.
+    ‖J x^i‖/(‖J‖_F ‖x^i‖), J the Jacobian at x of the map from layer i to j, j = i included, where it is the identity and the ratio is
+    1/√(width); contraction c ≥ ‖x^i‖/‖φ(x^i)‖ for all layers; and the theorem asks interlayer smoothness ρ_δ ≥ 3d. A cushion of 0 gives ∞.
+    :func:`~nonvacuous.measures.noise_stability.noise_stability` measures all of them.
 
     >>> round(log_cushion_complexity([Cushions(1.0, 1.0)] * 2, 1.0, 1.0, 1.0), 6)  # ln(2² · 2)
     2.079442
