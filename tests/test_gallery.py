@@ -17,10 +17,13 @@ def is_slow(page: Path) -> bool:
     return "# slow" in page.read_text(encoding="utf-8").splitlines()[:5]
 
 
-PAGES = [
-    pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if is_slow(page) else [])
-    for page in sorted(GALLERY.glob("plot_*.py"))
-]
+def marks(page: Path) -> list[pytest.MarkDecorator]:
+    """Slow pages are slow tests, and those that load Fashion-MNIST need it."""
+    data = [pytest.mark.data("fashion-mnist")] if '"fashion-mnist"' in page.read_text(encoding="utf-8") else []
+    return data + ([pytest.mark.slow] if is_slow(page) else [])
+
+
+PAGES = [pytest.param(page, id=page.stem, marks=marks(page)) for page in sorted(GALLERY.glob("plot_*.py"))]
 
 
 @pytest.mark.parametrize("page", PAGES)
