@@ -85,6 +85,7 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     loss: Loss | None = None,
+    after_epoch: Callable[[int, float], object] | None = None,
 ) -> TrainingRecord:
     """Train ``model`` in place (it ends on ``device`` in its former train/eval mode): ``epochs`` passes over ``sample``.
 
@@ -93,6 +94,7 @@ def train(
     resumed from its ``checkpoint`` (a file, written after each epoch) ends with the very bits of an unbroken one. Ctrl-C ends
     the run with ``interrupted``; then, as after an error, the model is as the last finished epoch left it. ``loss`` is
     cross-entropy for classes, squared error for regression, or any function (outputs, targets) → mean over the batch.
+    ``after_epoch`` is called with (finished epochs, mean loss) after each, to watch the run; it must not change the model.
     ``progress`` is whether to show it, or a display of the caller's own.
 
     :raises InvalidInput: arguments out of range, a model that does not fit the data, a loss that becomes NaN or infinite, a
@@ -133,6 +135,8 @@ def train(
                 state = copied(model)
                 history.append(entry)
                 display.finished(mean, None if classes is None else right)
+                if after_epoch is not None:
+                    after_epoch(epoch + 1, mean)
     except BaseException as error:
         model.load_state_dict(state)
         if not isinstance(error, KeyboardInterrupt):
