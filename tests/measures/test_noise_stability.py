@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise, product
 
@@ -184,6 +185,18 @@ def test_what_is_no_chain_is_refused_by_name() -> None:
         broken = nn.Linear(4, 4)
         broken.weight.data[0, 0] = math.nan
         noise_stability(broken, drawn(3, 4))
+
+
+def test_reparametrized_weights_count_as_they_are_used() -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    truth = noise_stability(plain, drawn(5, 4), draws=0)
+    norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(norm(copy.deepcopy(plain[0])), nn.ReLU(), norm(copy.deepcopy(plain[2])))
+    found = noise_stability(model, drawn(5, 4), draws=0)
+    for one, two in zip(found.layers, truth.layers, strict=True):
+        assert torch.allclose(one.cushions, two.cushions, rtol=1e-6) and one.weights == two.weights
+        assert torch.allclose(one.interlayer, two.interlayer, rtol=1e-6)
 
 
 def test_the_model_is_left_as_it_was() -> None:

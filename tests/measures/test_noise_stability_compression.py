@@ -82,10 +82,16 @@ def test_the_estimate_is_that_of_algorithm_1_unbiased_and_better() -> None:
 def test_what_has_no_place_in_the_code_is_refused() -> None:
     with pytest.raises(UnsupportedModule, match=r"1\.weight"):
         sign_projection(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), [16])
+    with pytest.raises(UnsupportedModule, match="weight_g"):  # the decoder would go on reading them
+        sign_projection(torch.nn.utils.weight_norm(nn.Linear(4, 4)), [16])
     holder = nn.Linear(4, 4)
     holder.table = torch.randn(100)
     with pytest.raises(UnsupportedModule, match="table"):
         sign_projection(holder, [16])
+    held = nn.Linear(4, 4)
+    held.register_parameter("table", nn.Parameter(torch.randn(100)))
+    with pytest.raises(UnsupportedModule, match="table"):
+        sign_projection(held, [16])
     with pytest.raises(UnsupportedModule, match="no linear layer"):
         sign_projection(nn.ReLU(), [])
     for counts in ([17], [0], [4, 4]):

@@ -107,7 +107,7 @@ def _layers(model: nn.Module) -> list[Any]:
     """Weight layers in the order of the module's tree, which must hold everything the network knows."""
     check_registered(model)
     layers = [part for part in model.modules() if type(part) in WEIGHT_LAYERS]
-    known = {id(t) for layer in layers for t in layer.parameters(recurse=False)}
+    known = {id(t) for layer in layers for t in (layer.weight, layer.bias)}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) not in known or not tensor.is_floating_point():
             raise UnsupportedModule(
