@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nonvacuous.bounds.compression import Cushions, log_cushion_complexity
 from nonvacuous.core.errors import InvalidInput, UnsupportedModule
-from nonvacuous.measures.noise_stability import noise_stability
+from nonvacuous.measures.noise_stability import _smoothness, noise_stability
+from nonvacuous.measures.weight_chain import WeightChain
 
 
 def drawn(*shape: int) -> Tensor:
@@ -108,6 +109,17 @@ def test_the_noise_is_as_large_as_asked() -> None:
         )
         moved = (reads @ noise.mT).square().sum((1, 2)).mean()
         assert float(moved / (reads @ weight.T).square().sum()) == pytest.approx(0.05**2, rel=0.05)
+
+
+@pytest.mark.parametrize(("model", "inputs"), [pytest.param(m, x, id=name) for name, m, x in networks()])
+def test_smoothness_is_that_of_the_definition(model: nn.Sequential, inputs: Tensor) -> None:
+    chain, truth = WeightChain(model, inputs), Definitions(model)
+    for size in (0.03, 0.3):
+        moves = [size * torch.randn(layer.weight.shape, dtype=torch.float64) for layer in chain.layers]
+        found = [min(1e9, _smoothness(chain, x[None].double(), moves)) for x in inputs]  # 1e9: nothing bends but the rounding
+        assert found == pytest.approx([min(1e9, truth.smoothness(x, moves)) for x in inputs], rel=1e-6)
+        assert min(found) < 1e3
+        assert _smoothness(chain, inputs.double(), moves) == pytest.approx(min(found), rel=1e-9)
 
 
 def test_smoothness_is_infinite_for_linear_chains_and_finite_for_bent_ones() -> None:

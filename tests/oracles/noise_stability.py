@@ -56,3 +56,17 @@ class Definitions:
 
     def contraction(self, x: Tensor, i: int) -> float:
         return float(self.output(x, i).norm() / self.read(x, i + 1).norm())
+
+    def smoothness(self, x: Tensor, moves: list[Tensor]) -> float:
+        """The smallest ρ of Definition 7 over i < j, for noise η that weights Aᵢ + moves[i] of the layers up to i put on x^i."""
+        noisy, best, depth = Definitions(nn.Sequential(*self.parts)), float("inf"), len(self.places)
+        for place, move in zip(noisy.places, moves, strict=True):
+            noisy.parts[place].weight += move
+        for i in range(depth):
+            at = self.output(x, i)
+            eta = noisy.output(x, i) - at
+            for j in range(i + 1, depth):
+                there = self.later(i, j)
+                bent = there(at + eta).flatten() - there(at).flatten() - self.matrix(x, i, j).flatten(1) @ eta.flatten()
+                best = min(best, float(eta.norm() * there(at).norm() / (at.norm() * bent.norm())))
+        return best
