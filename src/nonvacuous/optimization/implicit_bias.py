@@ -110,7 +110,7 @@ def tangent_kernel(model: nn.Module, inputs: Tensor) -> Tensor:
 
     jacobians = vmap(jacrev(one), (None, 0))(parameters, inputs.to(device))
     model.train(mode)
-    rows = torch.cat([j.flatten(2) for j in jacobians.values()], 2).flatten(0, 1).double().cpu()
+    rows = torch.cat([j.reshape(*j.shape[:2], -1) for j in jacobians.values()], 2).flatten(0, 1).double().cpu()
     return rows @ rows.T
 
 

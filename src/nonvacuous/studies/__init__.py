@@ -1,0 +1,1 @@
+"""Experiments over many trainings, and joins of the rooms below."""
