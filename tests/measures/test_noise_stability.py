@@ -53,6 +53,16 @@ def test_the_quantities_are_those_of_the_definitions(model: nn.Sequential, input
     assert found.largest_output == pytest.approx(max(float(truth.output(x, depth - 1).norm()) for x in inputs), rel=1e-9)
 
 
+def test_a_linear_layer_on_tokens_has_no_positions() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 2))
+    found, truth = noise_stability(model, drawn(3, 5, 3), draws=1), Definitions(model)
+    assert found.layers[0].well_distributed == 1.0 and not found.convolutional
+    assert float(found.layers[0].interlayer[0, 0]) == pytest.approx(
+        truth.interlayer_cushion(drawn(3, 5, 3)[0], 0, 1), rel=1e-9
+    )
+
+
 def test_probes_estimate_the_same_cushions() -> None:
     _, model, inputs = networks()[2]
     exact, estimate = noise_stability(model, inputs, draws=0), noise_stability(model, inputs, draws=0, probes=12, seed=3)

@@ -173,32 +173,31 @@ def noise_stability(
             advance(len(batch))
     whole = _Batch.joined(rows)
     noise = [relative_noise * float(_ratio(whole.signal[i].sum(), whole.spread[i].sum(), 0.0).sqrt()) for i in range(depth)]
-    sizes = [float(chain.weight(i).norm()) for i in range(depth)]
     smoothness = [
         min(_smoothness(chain, batch, moves) for batch in _batches(inputs, batch_size))
         for moves in ([_normal(chain.weight(i), generator) * noise[i] for i in range(depth)] for _ in range(draws))
     ]
     layers = tuple(
         LayerStability(
-            chain.names[i],
-            whole.widths[i],
-            whole.cushions[i],
-            whole.contractions[i],
-            whole.interlayer[i],
-            whole.concentrations[i],
-            whole.attenuation[i].mean(1),
-            (sizes[i] / noise[i]) ** 2 if noise[i] else math.inf,
-            chain.weight(i).numel(),
-            all(width <= probes for width in whole.widths[i + 1 :]),
+            name=chain.names[i],
+            width=whole.widths[i],
+            cushions=whole.cushions[i],
+            contractions=whole.contractions[i],
+            interlayer=whole.interlayer[i],
+            concentrations=whole.concentrations[i],
+            attenuation=whole.attenuation[i].mean(1),
+            projections=(float(chain.weight(i).norm()) / noise[i]) ** 2 if noise[i] else math.inf,
+            weights=chain.weight(i).numel(),
+            exact=all(width <= probes for width in whole.widths[i + 1 :]),
         )
         for i in range(depth)
     )
     return NoiseStability(
-        layers,
-        tuple(smoothness),
-        float(whole.outputs.max()),
-        relative_noise,
-        any(not isinstance(layer, torch.nn.Linear) for layer in chain.layers),
+        layers=layers,
+        smoothness=tuple(smoothness),
+        largest_output=float(whole.outputs.max()),
+        relative_noise=relative_noise,
+        convolutional=any(map(chain.convolves, range(depth))),
     )
 
 
@@ -282,9 +281,17 @@ def _measured(chain: WeightChain, batch: Tensor, probes: int, generator: torch.G
         none = batch.new_zeros(0, len(batch))
         interlayer.append(torch.stack(later) if later else none)
         concentrations.append(torch.stack(shares) if shares else none)
-    widths = [x[0].numel() for x in trace.outputs]
-    signal = [x.square() for x in linear]
-    return _Batch(widths, cushions, contractions, interlayer, concentrations, attenuation, signal, spread, given[-1])
+    return _Batch(
+        widths=[x[0].numel() for x in trace.outputs],
+        cushions=cushions,
+        contractions=contractions,
+        interlayer=interlayer,
+        concentrations=concentrations,
+        attenuation=attenuation,
+        signal=[x.square() for x in linear],
+        spread=spread,
+        outputs=given[-1],
+    )
 
 
 def _attenuated(chain: WeightChain, batch: Tensor, trace: Trace, i: int, generator: torch.Generator) -> Tensor:
@@ -305,7 +312,7 @@ def _squares(chain: WeightChain, batch: Tensor, probes: int, generator: torch.Ge
         for j in range(1, depth):
             target, sources = trace.outputs[j], trace.outputs[:j]
             units = target[0].numel()
-            sums = [x.new_zeros(len(x), x[0, 0].numel() if x.ndim > 2 else 1) for x in sources]
+            sums = [x.new_zeros(len(x), x[0, 0].numel() if chain.convolves(i) else 1) for i, x in enumerate(sources)]
             widest = max(x.numel() for x in trace.outputs)
             for start, stop in _ranges(min(units, probes), max(1, MOST_NUMBERS // widest)):
                 if units <= probes:
@@ -317,16 +324,10 @@ def _squares(chain: WeightChain, batch: Tensor, probes: int, generator: torch.Ge
                 ends = ends.reshape(stop - start, *target.shape)
                 grads = torch.autograd.grad(target, sources, ends, retain_graph=True, is_grads_batched=True)
                 for total, grad in zip(sums, grads, strict=True):
-                    total += _positions(grad)
+                    total += grad.square().sum(0).reshape(len(target), -1, total.shape[1]).sum(1)
             for i, total in enumerate(sums):
                 found[i, j] = total.detach() / (1 if units <= probes else probes)
     return found
-
-
-def _positions(rows: Tensor) -> Tensor:
-    """(rows, batch, *shape) → [batch, positions], squares summed over rows and channels; a vector is one position."""
-    squares = rows.square().sum(0)
-    return squares.flatten(2).sum(1) if squares.ndim > 2 else squares.sum(1, keepdim=True)
 
 
 def _ranges(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -95,6 +95,10 @@ class WeightChain:
         """Aᵢ: the matrix, or a convolution's filters."""
         return weight_of(self.layers[i]).double()
 
+    def convolves(self, i: int) -> bool:
+        """Whether layer i is a convolution, whose output has channels and positions."""
+        return not isinstance(self.layers[i], nn.Linear)
+
     def _run(self, inputs: Tensor) -> None:
         self._inputs, self._outputs = {}, {}
         self.model(inputs)
