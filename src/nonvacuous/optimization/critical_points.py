@@ -111,17 +111,19 @@ def built(
 
 
 def _growing(weights: Weights, noise: list[Tensor], moments: Moments, r: int, zero: frozenset[int]) -> list[Tensor] | None:
-    """The zero blocks' directions, of the sign that makes the loss fall; None where the blocks' product is zero."""
+    """The zero blocks' directions, of the sign and size that make the loss fall until t = 1; None where the blocks' product is zero."""
     product = None
     for layer, (W, N) in enumerate(zip(weights, noise, strict=True)):
         block = (N if layer in zero else W)[0 if layer == len(weights) - 1 else r :, 0 if layer == 0 else r :]
         product = block if product is None else block @ product
     assert product is not None
     fall = float((product * _residual_cross(weights, moments)).sum())
-    if abs(fall) <= RELATIVE * float(moments.cross.norm()):
+    if abs(fall) <= 1e-12 * float(moments.cross.norm() * product.norm()):
         return None
+    reach = float(((product @ moments.gram) * product).sum())
+    size = (abs(fall) / reach) ** (1.0 / len(zero))  # the loss along the curve is least at t = 1
     first = min(zero)
-    return [N * (1.0 if fall > 0 else -1.0) if layer == first else N for layer, N in enumerate(noise)]
+    return [N * (size if fall > 0 or layer != first else -size) for layer, N in enumerate(noise)]
 
 
 def _residual_cross(weights: Weights, moments: Moments) -> Tensor:

@@ -12,6 +12,7 @@ from nonvacuous.core.errors import InvalidInput
 from nonvacuous.runtime.models import outputs
 
 MOST_EXAMPLES = 64
+MOST_ENTRIES = 30_000_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class BiasTracker:
 
     Args:
         model: the network under training; its initial weights are those at construction. inputs ``[n, …]``, labels ``[n]``: the
-            examples whose margins count; the kernel is taken on the first ``kernel_examples`` of them, at most 64.
+            examples whose margins count; the kernel is taken on the first ``kernel_examples`` of them, at most 64,
+            and fewer where their gradients would not fit in memory.
         degree: the exponent L of homogeneity; by default the number of weight tensors with two or more dimensions.
 
     Raises:
@@ -63,7 +65,11 @@ class BiasTracker:
             raise InvalidInput("the model has no trainable parameter: there is nothing to track")
         if self.degree is None:
             self.degree = sum(p.dim() >= 2 for p in self.model.parameters())
-        self.kernel_examples = min(self.kernel_examples, MOST_EXAMPLES, len(self.inputs))
+        size = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        with torch.no_grad():
+            device = next(self.model.parameters()).device
+            size *= outputs(self.model, self.inputs[:2].to(device))[0].numel()
+        self.kernel_examples = max(1, min(self.kernel_examples, MOST_EXAMPLES, len(self.inputs), MOST_ENTRIES // size))
         self._start = _flat(self.model)
         self._kernel = tangent_kernel(self.model, self.inputs[: self.kernel_examples])
         self(0)

@@ -19,10 +19,12 @@ from nonvacuous.optimization.critical_search import found
 from nonvacuous.optimization.deep_linear import Weights, chain, flat, gradient, matrix
 from nonvacuous.optimization.descent import Problem, change, curvature_floor, eigenvalue_near, second_derivative
 from nonvacuous.optimization.hypotheses import Condition, Standing, weakest
+from nonvacuous.runtime.tasks import progress_bar
 
 MOST_SETS = 1200
 DENSE = 700
-STEPS = tuple(10.0**-k for k in range(4))
+DRAWS = 4
+STEPS = tuple(10.0**-k for k in range(9))
 Direction = tuple[Tensor, ...]
 
 
@@ -103,7 +105,9 @@ class Landscape:
         return "\n".join(lines)
 
 
-def analyse_deep_linear(X: Any, Y: Any, widths: Sequence[int], *, starts: int = 8, seed: int = 0) -> Landscape:
+def analyse_deep_linear(
+    X: Any, Y: Any, widths: Sequence[int], *, starts: int = 8, seed: int = 0, progress: bool = False
+) -> Landscape:
     """Critical points of ½‖W_{H+1}⋯W_1 X − Y‖², built from the spectrum and found by search, and the theorem's four claims.
 
     Theorem. Let XXᵀ and XYᵀ have full rank, d_y ≤ d_x, and Σ = YXᵀ(XXᵀ)⁻¹XYᵀ have d_y distinct eigenvalues. For any depth H ≥ 1
@@ -121,7 +125,7 @@ def analyse_deep_linear(X: Any, Y: Any, widths: Sequence[int], *, starts: int = 
     Args:
         X: inputs ``[d_x, n]``, a column an example. Y: targets ``[d_y, n]``.
         widths: hidden widths d_1, …, d_H.
-        starts: how many searches; 0 for none.
+        starts: how many searches; 0 for none. progress: show a bar on stderr.
 
     Raises:
         InvalidInput: matrices that do not fit, no hidden width, or a width below 1. Data outside the theorem's hypotheses are
@@ -149,16 +153,24 @@ def analyse_deep_linear(X: Any, Y: Any, widths: Sequence[int], *, starts: int = 
     zeros = list(dict.fromkeys(_zero_blocks(len(all_widths) - 1)))
     chosen = _thinned(sets, MOST_SETS, seed)
     every = len(chosen) * len(zeros) <= MOST_SETS
-    points = [
-        _sorted(built(spectrum, problem.moments, all_widths, chosen_set, zero, seed + 7 * k + j), problem, optimum)
-        for k, chosen_set in enumerate(chosen)
-        for j, zero in enumerate(zeros)
-        if every or (j - k) % len(zeros) == 0
-    ]
-    if starts:
-        batch = found(problem.moments, all_widths, starts, seed)
-        ended = (_examined(tuple(W[i] for W in batch), problem, optimum) for i in range(starts))
-        points += [point for point in ended if point is not None]
+    with progress_bar(progress) as bar:
+        with bar.task("critical points from the spectrum", len(chosen)) as advance:
+            points = []
+            for k, indices in enumerate(chosen):
+                for j, zero in enumerate(zeros):
+                    if every or (j - k) % len(zeros) == 0:
+                        for draw in range(DRAWS):  # a random block may by chance be nearly orthogonal to the residual
+                            own = seed + 7 * k + j + 1_000_003 * draw
+                            made = _sorted(built(spectrum, problem.moments, all_widths, indices, zero, own), problem, optimum)
+                            if made.sort is not Sort.UNRESOLVED:
+                                break
+                        points.append(made)
+                advance(1)
+        if starts:
+            with bar.task("critical points by search", None):
+                batch = found(problem.moments, all_widths, starts, seed)
+            ended = (_examined(tuple(W[i] for W in batch), problem, optimum) for i in range(starts))
+            points += [point for point in ended if point is not None]
     values = tuple(sorted(spectrum.value(square, each) for each in sets))
     return Landscape(
         optimum,
@@ -258,8 +270,8 @@ def _sorted(point: Built, problem: Problem, optimum: float) -> CriticalPoint:
 
 
 def _drop(weights: Weights, direction: Weights, problem: Problem) -> Measured | None:
-    """The change of the loss at the smallest step at which it is enclosed below zero."""
-    for t in reversed(STEPS):
+    """The change of the loss at the largest of the steps at which it is enclosed below zero."""
+    for t in STEPS:
         moved = change(weights, direction, t, problem)
         if moved.upper < 0:
             return moved
