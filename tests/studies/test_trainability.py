@@ -41,6 +41,13 @@ def test_an_ordinary_classifier_meets_nothing_and_is_told_why() -> None:
     assert "moved by 0 of" in named(checks, "Implicit").comparison
 
 
+def test_an_unrecorded_loss_is_unknown_and_n_is_the_whole_sample() -> None:
+    x, y = sample()
+    checks = theorems(mlp(4, 16, 3), x, y, n=60_000)
+    assert named(checks, "Kawaguchi").conditions[1].standing is Standing.UNKNOWN
+    assert "n = 60,000" in str(named(checks, "Skips").conditions[1])
+
+
 def test_a_constant_that_is_not_stated_is_never_met() -> None:
     x, y = sample()
     net = nn.Sequential(nn.Linear(4, 4096, bias=False), nn.Linear(4096, 3, bias=False))

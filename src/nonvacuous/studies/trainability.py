@@ -73,20 +73,18 @@ class Anatomy:
     others: tuple[nn.Module, ...]
     inputs: Tensor
     targets: Tensor
-    squared: bool
+    n: int
+    squared: bool | None
     initial: nn.Module | None
 
     @classmethod
-    def of(cls, model: nn.Module, inputs: Tensor, targets: Tensor, squared: bool, initial: nn.Module | None) -> Anatomy:
+    def of(
+        cls, model: nn.Module, inputs: Tensor, targets: Tensor, n: int, squared: bool | None, initial: nn.Module | None
+    ) -> Anatomy:
         """Leaves of ``model``, those that compute nothing of their own left out."""
         leaves = [m for m in model.modules() if not list(m.children()) and not isinstance(m, SILENT)]
         linear = tuple(m for m in leaves if isinstance(m, nn.Linear))
-        return cls(linear, tuple(m for m in leaves if not isinstance(m, nn.Linear)), inputs, targets, squared, initial)
-
-    @property
-    def n(self) -> int:
-        """Examples."""
-        return len(self.inputs)
+        return cls(linear, tuple(m for m in leaves if not isinstance(m, nn.Linear)), inputs, targets, n, squared, initial)
 
     def only_linear(self) -> Condition:
         """A chain of linear layers without biases."""
@@ -101,6 +99,8 @@ class Anatomy:
 
     def squared_loss(self) -> Condition:
         """The loss trained on is the squared error."""
+        if self.squared is None:
+            return Condition.unknown("squared loss", "the loss trained on is not recorded")
         return Condition.checked("squared loss", self.squared, "squared error" if self.squared else "the loss is another")
 
     def homogeneous(self) -> Condition:
@@ -125,7 +125,8 @@ def theorems(
     inputs: Tensor,
     targets: Tensor,
     *,
-    squared: bool = False,
+    n: int | None = None,
+    squared: bool | None = None,
     initial: nn.Module | None = None,
     losses: Sequence[float] = (),
     training_error: float | None = None,
@@ -135,11 +136,12 @@ def theorems(
     A hypothesis whose constant the theorem does not state, or which nothing given here can settle, is *unknown*, never met.
 
     Args:
-        model: the network as trained. inputs ``[n, …]``, targets ``[n]`` or ``[n, k]``: the training sample.
-        squared: the loss trained on is the squared error. initial: the network before training, if kept.
+        model: the network as trained. inputs ``[b, …]``, targets ``[b]`` or ``[b, k]``: training examples; n: how many there are in
+            all, b by default. squared: whether the loss trained on is the squared error, None if nobody knows.
+        initial: the network before training, if kept.
         losses: mean training loss after each epoch. training_error: fraction of the sample that the network gets wrong.
     """
-    anatomy = Anatomy.of(model, inputs, targets, squared, initial)
+    anatomy = Anatomy.of(model, inputs, targets, len(inputs) if n is None else n, squared, initial)
     curve = Curve.of(losses)
     rate = "" if curve is None else str(curve)
     return (
@@ -281,7 +283,7 @@ def _tangent(model: nn.Module, a: Anatomy, curve: Curve | None) -> TheoremCheck:
     if two:
         start = a.initial if a.initial is not None else model
         size = sum(p.numel() for p in start.parameters())
-        seen = max(2, min(KERNEL_EXAMPLES, a.n, MOST_ENTRIES // size))
+        seen = max(2, min(KERNEL_EXAMPLES, len(a.inputs), MOST_ENTRIES // size))
         values = tangent_rate.spectrum(tangent_kernel(start, a.inputs[:seen]))
         least = (
             f"{float(values[0]):.3g} on the first {seen} examples {'before' if a.initial is not None else 'after'} training"
@@ -304,6 +306,9 @@ def _margin(a: Anatomy, training_error: float | None, initial: nn.Module | None,
         fitted = Condition.checked(
             "every training example is classified right", training_error == 0, f"training error {training_error:.4g}"
         )
+    loss = Condition.unknown("cross-entropy or exponential loss", "the loss trained on is not recorded")
+    if a.squared is not None:
+        loss = Condition.checked(loss.name, not a.squared, "squared error" if a.squared else "a classification loss")
     limit = Condition.unknown("gradient flow, time without end", "a statement on a limit that no finite run reaches")
     moved = ""
     if initial is not None:
@@ -320,9 +325,7 @@ def _margin(a: Anatomy, training_error: float | None, initial: nn.Module | None,
         "Implicit bias to the largest margin (Lyu and Li 2020; linear: Soudry et al. 2018)",
         (
             a.homogeneous(),
-            Condition.checked(
-                "cross-entropy or exponential loss", not a.squared, "squared error" if a.squared else "a classification loss"
-            ),
+            loss,
             fitted,
             limit,
         ),
