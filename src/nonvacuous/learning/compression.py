@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import time
@@ -76,6 +77,8 @@ class Compression(Method):
         begun = time.perf_counter()
         self._check(task)
         network = self.start(task)
+        untouched = copy.deepcopy(network)
+        start_digests = self.start_digests(network, task)
         inputs, targets = self._front_outputs(network, task)
         body, outputs = _split(network)[1], self._outputs(network, task)
         seed = task.seed % 2**64
@@ -85,7 +88,7 @@ class Compression(Method):
         with task.progress.task("training the code", steps) as advance:
             training.run(advance)
         stream, errors = self._best(training, targets, seed, task.delta)
-        model = self.decoded(stream.data, task, outputs)
+        model = network_of(read(stream.data, outputs, self.alternatives)[0], untouched)
         bound, n = OccamBinomialBound(), len(targets)
         certificate = self.issued(
             task,
@@ -96,7 +99,7 @@ class Compression(Method):
             predictor=Predictor.COMPRESSED,
             notes={DATA_FREE_CODE.name: self.note(task)},
             measurement={"stream": stream.data.hex(), "outputs": outputs, "tie": TIE},
-            digests={"code": _digest(stream), **self.prior_digests(network, task)},
+            digests={"code": _digest(stream), **start_digests},
         )
         record = TrainingRecord(time.perf_counter() - begun, steps * min(how.batch_size, n), how.epochs)
         return Certified(model, certificate, record)
@@ -153,7 +156,7 @@ class Compression(Method):
             "levels, scale, offsets and weights are in the stream."
         )
 
-    def prior_digests(self, network: nn.Module, task: Task) -> dict[str, str]:
+    def start_digests(self, network: nn.Module, task: Task) -> dict[str, str]:
         """Digests of what the code builds on."""
         return {}
 
