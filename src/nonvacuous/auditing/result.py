@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nonvacuous._version import __version__
 from nonvacuous.auditing.budget import Budget, Part
 from nonvacuous.core.certificate import Certificate, Indicator
 from nonvacuous.core.measured import Measured
+
+if TYPE_CHECKING:
+    from nonvacuous.studies.trainability import TheoremCheck
 
 AUDIT_SCHEMA = 1
 
@@ -69,7 +72,8 @@ class Audit:
     """Result of :func:`nonvacuous.audit`.
 
     Attributes: ``certificates`` tightest first, all of which hold at once with probability 1 − δ; ``indicators``; ``budget``;
-    ``facts``; ``skipped`` bounds with reasons; ``ledger`` the shares of δ, declared before the data were read.
+    ``facts``; ``skipped`` bounds with reasons; ``ledger`` the shares of δ, declared before the data were read; ``trainability``
+    the theorems on optimization, each with its hypotheses checked.
     """
 
     certificates: tuple[Certificate, ...]
@@ -78,6 +82,7 @@ class Audit:
     facts: Facts
     skipped: tuple[Skipped, ...]
     ledger: dict[str, float]
+    trainability: tuple[TheoremCheck, ...] = ()
 
     @property
     def best(self) -> Certificate:
@@ -102,6 +107,7 @@ class Audit:
             "indicators": [asdict(indicator) for indicator in self.indicators],
             "skipped": [asdict(skipped) for skipped in self.skipped],
             "ledger": dict(self.ledger),
+            "trainability": [check.to_dict() for check in self.trainability],
         }
 
     def save(self, directory: str | Path, force: bool = False) -> Path:

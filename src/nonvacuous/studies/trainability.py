@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,16 @@ class TheoremCheck:
     def standing(self) -> Standing:
         """FAILED if a hypothesis fails, UNKNOWN if one is unknown, else MET."""
         return weakest(self.conditions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``audit.json`` says of it."""
+        return {
+            "theorem": self.theorem,
+            "standing": self.standing.value,
+            "conditions": [{"name": c.name, "standing": c.standing.value, "reason": c.reason} for c in self.conditions],
+            "promise": self.promise,
+            "comparison": self.comparison,
+        }
 
 
 @dataclass(frozen=True)
@@ -284,13 +295,15 @@ def _tangent(model: nn.Module, a: Anatomy, curve: Curve | None) -> TheoremCheck:
         start = a.initial if a.initial is not None else model
         size = sum(p.numel() for p in start.parameters())
         seen = max(2, min(KERNEL_EXAMPLES, len(a.inputs), MOST_ENTRIES // size))
-        values = tangent_rate.spectrum(tangent_kernel(start, a.inputs[:seen]))
-        least = (
-            f"{float(values[0]):.3g} on the first {seen} examples {'before' if a.initial is not None else 'after'} training"
-        )
-        kernel = Condition.unknown(name, least + "; on all examples it can only be smaller")
-        if not float(values[0]) > 1e-7 * float(values[-1]):
-            kernel = Condition.checked(name, False, least)
+        try:
+            values = tangent_rate.spectrum(tangent_kernel(start, a.inputs[:seen]))
+        except RuntimeError as error:  # a model that torch.func cannot trace
+            kernel = Condition.unknown(name, f"could not be computed: {str(error).splitlines()[0]:.80}")
+        else:
+            least = f"{float(values[0]):.3g} on the first {seen} examples {'before' if a.initial is not None else 'after'} training"
+            kernel = Condition.unknown(name, least + "; on all examples it can only be smaller")
+            if not float(values[0]) > 1e-7 * float(values[-1]):
+                kernel = Condition.checked(name, False, least)
     width = Condition.unknown("width of order n⁶/λ₀⁴, step size of order λ₀/n²", f"n = {a.n:,}; the constants are not stated")
     return TheoremCheck(
         "Over-parameterised networks (Du, Zhai, Póczos and Singh 2019, Theorem 4.1)",
