@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from nonvacuous.auditing.certification import certificate
 from nonvacuous.auditing.facts import error_budget, facts, indicators
 from nonvacuous.auditing.plan import Plan, plan
 from nonvacuous.auditing.result import Audit, Skipped
+from nonvacuous.auditing.trainability import checks
 from nonvacuous.core.bound import Predictor as Kinds
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidInput, NonvacuousError
@@ -50,6 +51,7 @@ def audit(
     progress: bool = False,
     allow_overlap: bool = False,
     name: str | None = None,
+    training_losses: Sequence[float] = (),
 ) -> Audit:
     """Certificates, indicators and the error budget of a trained model.
 
@@ -62,6 +64,7 @@ def audit(
         progress: show a bar with the time left on stderr.
         allow_overlap: go on although more than 1 % of the test inputs occur in ``train`` (each is counted as an error either way).
         name: how reports call the model.
+        training_losses: mean training loss after each epoch, if recorded: the report compares it with what theorems predict.
 
     Raises :class:`~nonvacuous.core.errors.InvalidInput` and its kin, each with a remedy.
     """
@@ -91,6 +94,7 @@ def audit(
         facts=facts(subject, name, delta, seed, time.perf_counter() - begun),
         skipped=(*declared.skipped, *skipped, *more),
         ledger=dict(declared.ledger.spent),
+        trainability=checks(subject, training_losses),
     )
 
 

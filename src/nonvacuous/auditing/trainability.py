@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from nonvacuous.measures.subject import Subject
-from nonvacuous.optimization.hypotheses import Standing
 from nonvacuous.studies.trainability import TheoremCheck, theorems
 
 EXAMPLES = 64
@@ -35,14 +34,4 @@ def checks(subject: Subject, losses: Sequence[float] = ()) -> tuple[TheoremCheck
         initial=subject.initial,
         losses=losses,
         training_error=None if wrong is None else float(wrong.mean()),
-    )
-
-
-def summary(found: Sequence[TheoremCheck]) -> str:
-    """One sentence: how many theorems apply, how many may, how many do not."""
-    counts = {standing: sum(check.standing is standing for check in found) for standing in Standing}
-    return (
-        f"Of {len(found)} theorems, the hypotheses of {counts[Standing.MET]} are met, of {counts[Standing.UNKNOWN]} they are partly "
-        f"unknown, and {counts[Standing.FAILED]} speak of other networks. Where a theorem leaves a constant unspecified, its "
-        "hypothesis is never called met."
     )
