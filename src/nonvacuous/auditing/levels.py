@@ -25,6 +25,9 @@ def verify(
     train: Any = None,
     test: Any = None,
     initial: Any = None,
+    factory: Any = None,
+    unlabelled: Any = None,
+    source: Any = None,
     batch_size: int = 256,
     device: str = "cpu",
     progress: bool = False,
@@ -35,16 +38,25 @@ def verify(
     the certificates speak of, their evidence is measured again as well. ``weights`` are read into ``model`` first; ``initial`` is
     the network before training, where a certificate measured distances from it.
 
+    Certificates of :func:`nonvacuous.certify` need ``train`` only where their folder is given: it holds the model, whose shape
+    ``certify.json`` names or ``factory`` makes. ``unlabelled`` and ``source`` are the further samples of methods that used them.
+
     Never raises for a bad certificate, which is refused with a message; raises
     :class:`~nonvacuous.core.errors.InvalidInput` for paths that do not exist and samples that are missing.
     """
     results = _level_one(what)
+    if train is not None and any(map(learned, results)):
+        from nonvacuous.auditing.relearning import Relearning
+
+        relearning = Relearning(
+            train, factory=factory, model=model, unlabelled=unlabelled, source=source, device=device, progress=progress
+        )
+        results = [_level_two(result, relearning) if learned(result) else result for result in results]
+        if all(result.level == 2 or result.certificate is None for result in results):
+            return Verification(tuple(results))
     if model is None:
-        given = [
-            name
-            for name, value in (("weights", weights), ("train", train), ("test", test), ("initial", initial))
-            if value is not None
-        ]
+        data = {"weights": weights, "train": train, "test": test, "initial": initial}
+        given = [name for name, value in data.items() if value is not None]
         if given:
             raise InvalidInput(f"to measure the evidence again, a model is needed besides {', '.join(given)}")
         return Verification(tuple(results))
@@ -57,7 +69,12 @@ def verify(
     again = Remeasuring(
         model, train=train, test=test, initial=initial, batch_size=batch_size, device=device, progress=progress
     )
-    return Verification(tuple(_level_two(result, again) for result in results))
+    return Verification(tuple(result if result.level == 2 else _level_two(result, again) for result in results))
+
+
+def learned(result: Checked) -> bool:
+    """Whether a method of self-certified learning issued the certificate."""
+    return result.certificate is not None and "method" in result.certificate.measurement
 
 
 def _level_one(what: What | Iterable[What]) -> list[Checked]:
@@ -77,7 +94,11 @@ def _level_two(result: Checked, again: Any) -> Checked:
     if result.certificate is None:
         return replace(result, level=2)
     try:
-        differences = again.differences(result.certificate)
+        if learned(result):
+            file = Path(result.source)
+            differences = again.differences(result.certificate, file if file.is_file() else None)
+        else:
+            differences = again.differences(result.certificate)
     except NonvacuousError as error:
         if isinstance(error, InvalidInput) and not isinstance(error, InvalidEvidence):
             raise  # what the caller gave, not what the certificate states

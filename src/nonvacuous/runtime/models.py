@@ -28,6 +28,9 @@ FORMS = {
     "convnet": "convnet:28x28x1-10 (height x width x channels - classes)",
     "linear": "linear:30-2 (inputs - classes)",
 }
+SHORTHANDS = tuple(f"{word}:" for word in FORMS)
+"""How the specification of a built-in network starts."""
+
 HIDDEN = 128
 
 
