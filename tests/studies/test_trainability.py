@@ -80,6 +80,7 @@ def test_near_identity_layers_are_measured() -> None:
     with torch.no_grad():
         net[0].weight.mul_(-1)  # type: ignore[union-attr, operator]
     assert named(theorems(net, x, y, squared=True), "Near-identity").standing is Standing.FAILED
+    assert "change the width" in str(named(theorems(mlp(4, 8, 3), x, y), "Near-identity").conditions[0])
 
 
 def test_the_wrappers_are_recognised() -> None:

@@ -128,7 +128,7 @@ class Anatomy:
         """Initial weights of the linear layers, where the initial network was given."""
         if self.initial is None:
             return None
-        return [m.weight.detach().double() for m in self.initial.modules() if isinstance(m, nn.Linear)]
+        return [m.weight.detach().double().cpu() for m in self.initial.modules() if isinstance(m, nn.Linear)]
 
 
 def theorems(
@@ -161,7 +161,7 @@ def theorems(
         _zero_asymmetric(anatomy, rate),
         _exponential(model, anatomy, training_error),
         _skips(model, anatomy, rate),
-        _near_identity(anatomy),
+        _near_identity(model, anatomy),
         _tangent(model, anatomy, curve),
         _margin(anatomy, training_error, initial, model),
     )
@@ -260,12 +260,15 @@ def _skips(model: nn.Module, a: Anatomy, rate: str) -> TheoremCheck:
     )
 
 
-def _near_identity(a: Anatomy) -> TheoremCheck:
+def _near_identity(model: nn.Module, a: Anatomy) -> TheoremCheck:
     name = "every block within ε < 1 of the identity, h(0) = 0"
     if a.linear and not a.others:
         square = all(m.in_features == m.out_features for m in a.linear)
         far = (
-            max(float(torch.linalg.matrix_norm(m.weight.detach().double() - torch.eye(m.in_features), 2)) for m in a.linear)
+            max(
+                float(torch.linalg.matrix_norm(m.weight.detach().double().cpu() - torch.eye(m.in_features), 2))
+                for m in a.linear
+            )
             if square
             else math.inf
         )
@@ -273,6 +276,8 @@ def _near_identity(a: Anatomy) -> TheoremCheck:
         near = Condition.checked(
             name, far < 1 and not shifted, f"the farthest layer is at {far:.3g}" if square else "layers change the width"
         )
+    elif type(model) is nn.Sequential and any(m in list(model) and m.in_features != m.out_features for m in a.linear):
+        near = Condition.checked(name, False, "a chain whose layers change the width")
     else:
         near = Condition.unknown(
             name, "residual branches cannot be seen from outside; near_identity.sides(branches, x, y) takes them"
