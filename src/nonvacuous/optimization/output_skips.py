@@ -17,7 +17,7 @@ from nonvacuous.optimization.hypotheses import Condition
 from nonvacuous.runtime.models import outputs
 
 #: Strictly increasing, real analytic, and bounded or of at most linear growth with an exponentially falling left tail.
-ANALYTIC = (nn.Sigmoid, nn.Tanh, nn.Softplus, nn.LogSigmoid)
+ANALYTIC = (nn.Sigmoid, nn.Tanh, nn.Softplus)
 RADII = tuple(10.0**k for k in range(-4, 3))
 Loss = Callable[[Tensor, Tensor], Tensor]
 
