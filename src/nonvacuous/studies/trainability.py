@@ -330,14 +330,13 @@ def _margin(a: Anatomy, training_error: float | None, initial: nn.Module | None,
     limit = Condition.unknown("gradient flow, time without end", "a statement on a limit that no finite run reaches")
     moved = ""
     if initial is not None:
-        pairs = [
-            (p.detach().double(), q.detach().double())
-            for p, q in zip(model.parameters(), initial.parameters(), strict=False)
-            if p.shape == q.shape
-        ]
-        size = math.sqrt(sum(float((q**2).sum()) for _, q in pairs))
+        size = away = 0.0
+        for p, q in zip(model.parameters(), initial.parameters(), strict=False):
+            if p.shape == q.shape:
+                now, then = p.detach().double().cpu(), q.detach().double().cpu()
+                size, away = size + float(then.square().sum()), away + float((now - then).square().sum())
         if size > 0:
-            far = math.sqrt(sum(float((p.cpu() - q.cpu()).square().sum()) for p, q in pairs)) / size
+            far = math.sqrt(away / size)
             moved = f"The weights moved by {far:.3g} of their initial norm; the lazy regime asks for a small number."
     return TheoremCheck(
         "Implicit bias to the largest margin (Lyu and Li 2020; linear: Soudry et al. 2018)",
