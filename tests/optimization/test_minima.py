@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.core.measured import Measured
 from nonvacuous.optimization.deep_linear import Moments, chain, flat, gradient, hessian, shaped
 from nonvacuous.optimization.descent import Problem, change, eigenvalue_near, second_derivative
 from nonvacuous.optimization.hypotheses import Standing
-from nonvacuous.optimization.minima import Landscape, Sort, Verdict, analyse_deep_linear
+from nonvacuous.optimization.minima import Landscape, Sort, Verdict, _claims, analyse_deep_linear
 
 
 def data(d_x: int, d_y: int, n: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -107,6 +109,17 @@ def test_without_the_rank_condition_a_saddle_has_no_negative_curvature(land: Lan
         entries, step = flat(point.weights), flat(point.descent)
         falls = [float(loss_of(X, Y, entries + t * step, point.weights)) - point.loss for t in (0.02, 0.04)]
         assert max(falls) < 0 and falls[1] / falls[0] == pytest.approx(2**point.order, rel=0.2)
+
+
+def test_a_counter_example_would_be_called_one(land: Landscape) -> None:
+    saddle = next(point for point in land.points if point.sort is Sort.FLAT)
+    met = land.conditions
+    pit = replace(saddle, sort=Sort.UNRESOLVED, curvature=Measured.exact(1.0))
+    assert [c.verdict for c in _claims([pit], met, 2, 1, 1)][1:3] == [Verdict.VIOLATED] * 2
+    unknown = replace(saddle, sort=Sort.UNRESOLVED, curvature=None)
+    assert _claims([unknown], met, 2, 1, 1)[1].verdict is Verdict.OPEN
+    full = replace(saddle, inner_rank=2)
+    assert _claims([full], met, 2, 1, 1)[3].verdict is Verdict.VIOLATED
 
 
 def test_one_hidden_layer_has_no_such_saddle() -> None:
