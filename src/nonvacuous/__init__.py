@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from nonvacuous.auditing.result import Audit
     from nonvacuous.auditing.run import audit
     from nonvacuous.core.certificate import Certificate, Indicator
+    from nonvacuous.learning.method import Certified
+    from nonvacuous.learning.run import certify
 
-__all__ = ["Audit", "Certificate", "Indicator", "__version__", "audit", "verify"]
+__all__ = ["Audit", "Certificate", "Certified", "Indicator", "__version__", "audit", "certify", "verify"]
 
 _HOME = {
     "Audit": "nonvacuous.auditing.result",
     "audit": "nonvacuous.auditing.run",
     "verify": "nonvacuous.auditing.levels",
+    "Certified": "nonvacuous.learning.method",
+    "certify": "nonvacuous.learning.run",
     "Certificate": "nonvacuous.core.certificate",
     "Indicator": "nonvacuous.core.certificate",
 }

@@ -1,4 +1,4 @@
-"""The command line: ``nonvacuous train | audit | verify | bounds | gallery | build``. Loads no torch until a command needs it."""
+"""The command line: ``nonvacuous train | audit | certify | verify | bounds | gallery | build``. Loads no torch until a command needs it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nonvacuous._version import __version__
 from nonvacuous.commands.audit import audit
 from nonvacuous.commands.bounds import bounds
 from nonvacuous.commands.build import build
+from nonvacuous.commands.certify import certify
 from nonvacuous.commands.gallery import gallery
 from nonvacuous.commands.program import Program
 from nonvacuous.commands.train import train
@@ -32,5 +33,5 @@ def main() -> None:
     """
 
 
-for command in (train, audit, verify, bounds, gallery, build):
+for command in (train, audit, certify, verify, bounds, gallery, build):
     main.add_command(command)

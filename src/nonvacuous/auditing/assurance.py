@@ -35,6 +35,7 @@ HEADINGS = {
     "fixed_class": "Architecture chosen without the training data",
     "fixed_grid": "Grid of the parameter chosen without the training data",
     "drawn_once": "Random draws made once, from a seed chosen beforehand",
+    "run_once": "One run, its network, settings and seed chosen beforehand",
 }
 
 ARGUMENTS = {
@@ -74,10 +75,11 @@ class Sheet:
 def sheets(audit: Audit) -> list[Sheet]:
     """A page for each certificate, in the order of the audit."""
     names = wording.file_names(audit.certificates)
-    return [_sheet(certificate, name) for certificate, name in zip(audit.certificates, names, strict=True)]
+    return [sheet_of(certificate, name) for certificate, name in zip(audit.certificates, names, strict=True)]
 
 
-def _sheet(certificate: Certificate, name: str) -> Sheet:
+def sheet_of(certificate: Certificate, name: str = "") -> Sheet:
+    """The page of one certificate."""
     bound = wording.theorem(certificate)
     held_out = bound is not None and bound.sample is Sample.HELD_OUT
     assumptions = certificate.hypotheses

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 )
 @click.option("--train", "train_spec", metavar="DATA", help="The training sample.")
 @click.option("--test", "test_spec", metavar="DATA", help="The held-out sample.")
+@click.option("--unlabelled", metavar="DATA", help="Unlabelled sample, for certificates of `certify` that used one.")
+@click.option("--source", metavar="DATA", help="Sample of another source, likewise.")
 @trust_model_code
 @every_command("--device", "--batch-size")
 def verify(
@@ -35,6 +37,8 @@ def verify(
     initial_weights: Path | None,
     train_spec: str | None,
     test_spec: str | None,
+    unlabelled: str | None,
+    source: str | None,
     trust_model_code: bool,
     device: str,
     batch_size: int,
@@ -44,7 +48,8 @@ def verify(
     """Re-check certificates: files, or folders with certificates/*.json in them.
 
     Level one needs nothing else and loads no torch: the file is whole, and its evidence gives its value by the theorem it
-    names. Level two (--model with --weights, and --train or --test) measures the evidence again. The exit code is 0 only if
+    names. Level two (--model with --weights, and --train or --test) measures the evidence again. For the folder of `nonvacuous
+    certify`, --train is enough: it holds the model (name it again with --model if it is not a built-in one). The exit code is 0 only if
     everything holds. A digest catches accidents; it is not a signature.
     """
     from nonvacuous.verification import certificate_files
@@ -52,7 +57,21 @@ def verify(
     output = Output(as_json, quiet)
     files = list(dict.fromkeys(certificate_files(paths)))
     again: dict[str, Any] = {}
-    if spec is not None:
+    if train_spec is not None and weights is None and _all_learned(files):
+        again = {
+            name: None if s is None else sample(s, part)
+            for name, s, part in (
+                ("train", train_spec, "train"),
+                ("unlabelled", unlabelled, "test"),
+                ("source", source, "train"),
+            )
+        }
+        if spec is not None:
+            again["factory"] = lambda: network(spec, None, seed=0, trust_model_code=trust_model_code)
+        from nonvacuous.runtime.training import resolved_device
+
+        again |= {"device": str(resolved_device(device)), "progress": output.progress}
+    elif spec is not None:
         if train_spec is None and test_spec is None:
             raise InvalidInput("--model measures the evidence again and needs the data too: pass --train, --test or both")
         require_weights(spec, weights)
@@ -81,6 +100,17 @@ def verify(
     output.document(_content(result))
     if not result.ok:
         raise click.exceptions.Exit(1)
+
+
+def _all_learned(files: list[Path]) -> bool:
+    """Whether all readable certificates come from `nonvacuous certify`."""
+    from nonvacuous.core.certificate import Certificate
+
+    found = []
+    for path in files:
+        with suppress(CertificateRefused):
+            found.append("method" in Certificate.load(path).measurement)
+    return bool(found) and all(found)
 
 
 def _measured_again(

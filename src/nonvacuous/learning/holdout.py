@@ -25,6 +25,15 @@ CHANCE = 0.5
 """A certificate that could not come below this even without a single error is not worth the training."""
 
 
+def check_fraction(fraction: float) -> None:
+    """Raise :class:`InvalidInput` unless a part of the sample and its rest are both something."""
+    if not 0 < fraction < 1:
+        raise InvalidInput(
+            f"a held-out fraction of {fraction!r} leaves {'nothing to certify with' if fraction <= 0 else 'nothing to train on'}: "
+            "it lies strictly between 0 and 1; 0.2 is usual"
+        )
+
+
 def declared_split(task: Task, fraction: float, purpose: str = "split") -> Split:
     """The task's sample in two parts, by content hash under the stream of ``purpose``; about ``fraction`` is held out.
 
@@ -32,11 +41,7 @@ def declared_split(task: Task, fraction: float, purpose: str = "split") -> Split
 
     :raises InvalidInput: a fraction outside (0, 1), a side left empty, or a class that only the held-out part has.
     """
-    if not 0 < fraction < 1:
-        raise InvalidInput(
-            f"a held-out fraction of {fraction!r} leaves {'nothing to certify with' if fraction <= 0 else 'nothing to train on'}: "
-            "it lies strictly between 0 and 1; 0.2 is usual"
-        )
+    check_fraction(fraction)
     split = hashed_split(task.train, fraction, task.stream(purpose))
     require_classes(task.train, split.kept)
     return split
@@ -73,6 +78,9 @@ class HoldOut(Method):
     optimizer: str = "adam"
 
     word: ClassVar[str] = "holdout"
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
 
     def certified(self, task: Task) -> Certified:
         """The trained network, with a certificate from the examples that training never read."""
