@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nonvacuous.core.errors import UnsupportedModule
+from nonvacuous.core.errors import InvalidInput, UnsupportedModule
 from nonvacuous.measures.norm_quantities import chain_of
 
 
@@ -40,7 +40,42 @@ def test_two_classes_are_one_row_and_no_bias_appends_nothing():
     assert [tuple(m.shape) for m in chain.matrices] == [(3, 4), (1, 3)] and chain.constants == (2.0,)
 
 
-def test_other_networks_are_refused():
-    for part in (nn.Tanh(), nn.MaxPool1d(2), nn.LayerNorm(4), nn.LSTM(4, 4)):
-        with pytest.raises(UnsupportedModule):
+def test_other_networks_are_refused_by_name():
+    for part in (nn.Tanh(), nn.PReLU(), nn.LayerNorm(4), nn.LSTM(4, 4), nn.Softmax(-1)):
+        with pytest.raises(UnsupportedModule, match=type(part).__name__):
             chain_of(nn.Sequential(nn.Linear(4, 4), part), (2, 4))
+
+
+def test_a_residual_block_is_named_as_such():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + self.inner(x).relu()
+
+    with pytest.raises(UnsupportedModule, match="residual"):
+        chain_of(nn.Sequential(nn.Linear(4, 4), Block(), nn.Linear(4, 3)), (4,))
+
+
+def test_weights_with_nan_and_shapes_that_do_not_fit_are_invalid_input():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+    with pytest.raises(InvalidInput, match=r"shape|input"):
+        chain_of(net, (2, 9, 9))
+    with torch.no_grad():
+        net[0].weight[0, 0, 0, 0] = math.nan
+    with pytest.raises(InvalidInput, match="NaN"):
+        chain_of(net, (2, 4, 4))
+
+
+def test_zero_weights_and_constant_batch_norm():
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False))
+    with torch.no_grad():
+        net[0].weight.zero_()
+    chain = chain_of(net, (4,))
+    assert chain.log_spectral_product_nats == -math.inf and chain.stable_rank_sum == math.inf
+    flat = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, eps=0.0)).eval()
+    flat[1].running_var.zero_()
+    with pytest.raises(InvalidInput, match="zero variance"):
+        chain_of(flat, (4,))
