@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from nonvacuous.core.errors import InvalidInput
-from nonvacuous.measures.lipschitz import bracket, global_table
+from nonvacuous.core.errors import InvalidInput, UnsupportedModule
+from nonvacuous.measures.lipschitz import bracket, global_table, global_upper
 from nonvacuous.measures.normalization import normalization_gain
 
 
@@ -84,3 +85,52 @@ def test_small_pretrained_convnets(name, shape, product):
     seen = bracket(model, torch.rand(8, *shape), tolerance=0.05)
     assert 0 < seen.lower < seen.upper < math.inf
     assert table.log10_upper <= gain.log10_normalized + 0.3  # pooling that overlaps is not in Lemma 4
+
+
+@pytest.mark.parametrize("kind", ["layer", "group", "rms", "instance", "batch"])
+def test_functional_normalizers_have_the_bounds_of_their_modules(kind):
+    torch.manual_seed(0)
+    scale, shift, mean, variance = torch.randn(4), torch.randn(4), torch.randn(4), torch.rand(4) + 0.5
+    module = {
+        "layer": nn.LayerNorm(4, 1e-2),
+        "group": nn.GroupNorm(2, 4, 1e-2),
+        "rms": nn.RMSNorm(4, 1e-2, elementwise_affine=True),
+        "instance": nn.InstanceNorm1d(4, 1e-2, affine=True),
+        "batch": nn.BatchNorm1d(4, 1e-2),
+    }[kind].eval()
+    module.weight.data = scale
+    if kind != "rms":
+        module.bias.data = shift
+    if kind == "batch":
+        module.running_mean, module.running_var = mean, variance
+
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
+            self.register_buffer("mean", mean)
+            self.register_buffer("variance", variance)
+
+        def forward(self, x):
+            if kind == "layer":
+                return F.layer_norm(x, (4,), self.scale, self.shift, 1e-2)
+            if kind == "group":
+                return F.group_norm(x, 2, self.scale, self.shift, 1e-2)
+            if kind == "rms":
+                return F.rms_norm(x, (4,), self.scale, 1e-2)
+            if kind == "instance":
+                return F.instance_norm(x, None, None, self.scale, self.shift, eps=1e-2)
+            return F.batch_norm(x, self.mean, self.variance, self.scale, self.shift, self.training, eps=1e-2)
+
+    shape = (4,) if kind in ("layer", "rms") else (4, 3)
+    got, expected = global_upper(Functional(), shape), global_upper(module, shape)
+    assert got.upper == pytest.approx(expected.upper, rel=1e-6)
+
+
+def test_batch_norm_of_the_batch_is_refused():
+    class ByBatch(nn.Module):
+        def forward(self, x):
+            return F.batch_norm(x, None, None, training=True)
+
+    with pytest.raises(UnsupportedModule, match="batch"):
+        global_upper(ByBatch(), (4, 3))

@@ -163,6 +163,23 @@ def test_other_activations_only_where_asked_for():
         chain_of(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid(), nn.Linear(2, 2)), (2,), homogeneous=False)
 
 
+def test_a_network_that_asks_for_its_input_s_shape_is_read_too():
+    """torch.fx cannot follow the question; torch.export can, and shows functions in place of layers."""
+
+    class Asking(Functional):
+        def forward(self, x):
+            if x.shape[-1] != 4:
+                raise ValueError("4 × 4 images only")
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    asking, plain = Asking(), Functional()
+    plain.load_state_dict(asking.state_dict())
+    got, expected = chain_of(asking, (2, 4, 4)), chain_of(plain, (2, 4, 4))
+    assert got.spectral_norms == pytest.approx(expected.spectral_norms)
+    assert (got.depth, got.widest, got.constants) == (expected.depth, expected.widest, expected.constants)
+
+
 def test_parameters_count_a_kernel_once():
     net = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)

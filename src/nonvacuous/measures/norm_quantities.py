@@ -138,7 +138,10 @@ class _Reader(Reading):
         if not read or node.operation in ("parameter", "shape"):
             return
         if node.operation == "output":
-            if not isinstance(node.arguments[0], Parent) or read != [self.last]:
+            result = node.arguments[0]
+            if isinstance(result, tuple | list) and len(result) == 1:  # torch.export's way
+                result = result[0]
+            if not isinstance(result, Parent) or read != [self.last]:
                 raise self.unsupported(node, "returns more than the scores: no chain of layers")
             return
         if read != [self.last]:

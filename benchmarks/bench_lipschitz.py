@@ -1,6 +1,6 @@
 """Lipschitz bounds of a 784-512-512-10 ReLU net beside eclipse-nn's ECLipsE-Fast, in one run, alternating.
 
-``python benchmarks/lipschitz.py`` prints seconds (best of three) and the bounds.  The peer is not a dependency: install it with
+``python benchmarks/bench_lipschitz.py`` prints seconds (best of three) and the bounds.  The peer is not a dependency: install it with
 ``pip install --no-deps --target DIR eclipse-nn`` and set PYTHONPATH to DIR, or its lines are left out with a message.  Ours is proved
 with rounding counted, theirs is plain float64.
 """
