@@ -48,7 +48,7 @@ quantity(
         1,
         MOST_EXAMPLES,
         Reads.NOTHING,
-        "Stopping times, fixed beforehand, among which the one with the best certificate was chosen.",
+        "Stopping times, of all settings together, fixed beforehand, among which the best certificate was chosen.",
         whole=True,
     )
 )
