@@ -67,7 +67,7 @@ def built(
 ) -> Built:
     """The critical point of index set I = ``chosen`` whose inner blocks are zero in the layers ``zero`` and random elsewhere.
 
-    With r = |I| and U_I the chosen eigenvectors, W_1 = [U_IᵀM; D_1], W_l = diag(1_r, D_l), W_L = [U_I, D_L], so that the product is
+    With r the size of I and U_I the chosen eigenvectors, W_1 = [U_IᵀM; D_1], W_l = diag(1_r, D_l), W_L = [U_I, D_L], so that the product is
     U_I U_Iᵀ M + D_L⋯D_1. If at least two of the blocks D are zero, every gradient vanishes: the residual's cross moment is
     (1 − U_I U_Iᵀ)YXᵀ, which the chosen rows annihilate, and every other term holds all the blocks but one. Then random invertible
     changes of basis between the layers, which the loss does not see, hide the blocks.

@@ -57,7 +57,7 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor:
 
 
 def second_derivative(weights: Weights, direction: Weights, problem: Problem) -> Measured:
-    """d²/dt² of the loss at t = 0, over |V|²: an upper bound of the smallest Hessian eigenvalue and a lower one of the largest.
+    """d²/dt² of the loss at t = 0, over ‖V‖²: an upper bound of the smallest Hessian eigenvalue and a lower one of the largest.
 
     EXACT: the interval holds the true value, rounding included.
     """

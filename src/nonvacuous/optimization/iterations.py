@@ -91,7 +91,7 @@ def stationary_lower(lipschitz: float, slope: float) -> Count:
 
 @dataclass(frozen=True)
 class Zigzag:
-    """A function of one number with F = 0 and slope L at every query, |slope| = L wherever it has one, and F ≥ −depth."""
+    """A function of one number with F = 0 and slope L at every query, slope L or −L wherever it has one, and F ≥ −depth."""
 
     queries: tuple[float, ...]
     lipschitz: float
