@@ -227,7 +227,10 @@ class End(Enum):
 
 @dataclass(frozen=True)
 class Flow:
-    """A run of gradient flow: times ``[T]``; the objective, a (its modulus) and ‖(w, b)‖ at each; the exponent of t in a over the last decade."""
+    """A run of gradient flow: times ``[T]``; the objective, a (its modulus) and ‖(w, b)‖ at each.
+
+    exponent: of t in a, over the last decade. end: how the run ended.
+    """
 
     times: np.ndarray
     objective: np.ndarray
