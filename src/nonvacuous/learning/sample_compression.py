@@ -76,10 +76,10 @@ class SampleCompression(Method):
         begun = time.perf_counter()
         sample, first, spent = self._start(task)
         n = sample.n
-        if n <= self.start or n < 30:
+        if n <= self._first or n < 30:
             raise InvalidInput(
-                f"{n} examples to pick from are too few for a start of {self.start}: give a smaller start, or "
-                f"{max(30, 4 * self.start)} examples"
+                f"{n} examples to pick from are too few for a start of {self._first}: give a smaller start, or "
+                f"{max(30, 4 * self._first)} examples"
             )
         *_, run = self._rounds(task, held(sample, task.device), first, self.rounds)
         run.model.load_state_dict(run.best_state)
@@ -117,8 +117,10 @@ class SampleCompression(Method):
         return {"compression_size": run.sizes[stop], "stops": self.rounds * self.alternatives, "n": sample.n}
 
     def unsuited(self, task: Task) -> str:
-        """Classes only, and no batch-norm."""
-        return "it certifies the 0–1 loss of classifiers" if task.train.classes is None else ""
+        """Classes only, and more examples than it starts from."""
+        if task.train.classes is None:
+            return "it certifies the 0–1 loss of classifiers"
+        return f"it starts from {self._first} examples, and there are {task.train.n}" if task.train.n <= self._first else ""
 
     def _start(self, task: Task) -> tuple[Sample, nn.Module, int]:
         """The sample to pick from, the network before the first round, and the examples it was trained on."""
