@@ -33,6 +33,7 @@ class Settings:
     batch_size: int
     active: float
     price: float
+    rise: float
 
 
 @dataclass
@@ -83,7 +84,7 @@ class CodeTraining:
                 wrong = (outputs.argmax(1) != self.targets[rows]).float().mean().item()
                 error, mean_loss = 0.98 * error + 0.02 * wrong, 0.98 * mean_loss + 0.02 * loss.item()
                 nats = levels.nats(max(0.0, 1 - done / DECIDED_FROM))
-                price = (how.price * nats + HEADER_NATS) / (2 * n)
+                price = (how.price * (1.0 if done >= how.rise else done / how.rise) * nats + HEADER_NATS) / (2 * n)
                 objective = ((loss * (error / mean_loss) + price).sqrt() + price.sqrt()) ** 2
                 optimizer.zero_grad()
                 objective.backward()
