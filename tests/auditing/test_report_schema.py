@@ -48,7 +48,7 @@ def test_a_certificate_file_follows_its_part(schema: Any, written: Path) -> None
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("schema",), 2),
+        (("schema",), 3),
         (("facts", "delta"), 1.5),
         (("facts", "train", "n"), 0),
         (("budget", "risk", "kind"), "sure"),

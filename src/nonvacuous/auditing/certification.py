@@ -11,30 +11,47 @@ import numpy as np
 from nonvacuous.auditing.plan import Planned
 from nonvacuous.core.bound import DRAWN_ONCE, Bound, Direction, Hypothesis, Predictor, Sample
 from nonvacuous.core.certificate import Assumption, Certificate
+from nonvacuous.measures import margins
+from nonvacuous.measures.norm_evidence import declared_range
+from nonvacuous.measures.partition_evidence import partitioned
 from nonvacuous.measures.subject import MEASURES, Subject
 
 CANDIDATES = 33
+CHAINS = {"relu_chain", "homogeneous_chain", "unit_chain", "lipschitz_chain"}
 
 
 def evidence_of(subject: Subject, bound: Bound, predictor: Predictor, measuring: float, delta: float) -> Any:
-    """The bound's evidence, each field measured, free parameters chosen to make the value small."""
-    measured: dict[str, Any] = {}
-    free = [name for name, direction in bound.directions().items() if direction is Direction.FREE]
-    for name in bound.Evidence._fields:
-        if name not in free:
-            measured[name] = MEASURES[name, bound.sample, predictor](subject, measuring)
-    if not free:
-        return bound.evidence(**measured)
-    value, best = 1.0, bound.evidence(**measured, **{free[0]: _candidates(free[0], subject)[0]})
-    for candidate in _candidates(free[0], subject):
-        evidence = bound.evidence(**measured, **{free[0]: candidate})
+    """The bound's evidence, each field measured, and what may be chosen (free parameters, the margin) chosen to make the value small."""
+    tried = _choices(bound, subject)
+    measured = {
+        name: MEASURES[name, bound.sample, predictor](subject, measuring)
+        for name in bound.Evidence._fields
+        if name not in tried[0]
+    }
+    value, best = 1.0, bound.evidence(**measured, **tried[0])
+    if len(tried) == 1:
+        return best
+    for choice in tried:
+        evidence = bound.evidence(**measured, **choice)
         if bound.holds(evidence, delta, nextafter(value, 0.0)):  # one look tells most candidates from the best so far
             value, best = bound.solve(evidence, delta), evidence
     return best
 
 
+def _choices(bound: Bound, subject: Subject) -> list[dict[str, float]]:
+    """Values to try for the fields that may be chosen, the one for a vacuous bound first; any is sound, a coarse search costs tightness."""
+    free = [name for name, direction in bound.directions().items() if direction is Direction.FREE]
+    if free:
+        return [{free[0]: candidate} for candidate in _candidates(free[0], subject)]
+    if {"margin", "margin_risk"} <= set(bound.Evidence._fields):
+        found = margins.choices(subject.margins)
+        if not found:  # no example has a positive margin
+            return [{"margin": 1.0, "margin_risk": 1.0}]
+        return [choice._asdict() for choice in (margins.scale_free(found), *found)]
+    return [{}]
+
+
 def _candidates(name: str, subject: Subject) -> list[float]:
-    """Values to try for a free parameter; any is sound, so a coarse search costs only tightness."""
     if name == "trade_off":
         return [float(x) for x in np.geomspace(0.02, 1.9, CANDIDATES)]
     return [float(x) for x in subject.train.n * np.geomspace(0.01, 100, CANDIDATES)]
@@ -67,6 +84,7 @@ def certificate(
         }
     if not held_out:
         measurement["reference"] = "zero" if subject.initial is None else "initial weights"
+    measurement |= _chosen(subject, evidence)
     sampled = (DRAWN_ONCE,) if planned.measuring else ()
     return Certificate(
         bound=bound.name,
@@ -85,6 +103,18 @@ def certificate(
     )
 
 
+def _chosen(subject: Subject, evidence: Any) -> dict[str, Any]:
+    """What was chosen or declared beside the evidence, without which it could not be measured again."""
+    chosen: dict[str, Any] = {}
+    if "margin" in evidence._fields:
+        chosen["margin"] = evidence.margin
+    if {"input_bound", "cells"} & set(evidence._fields):
+        chosen["input_range"] = list(declared_range(subject))
+    if "cells" in evidence._fields:
+        chosen["cells_a_side"] = partitioned(subject).grid.per_side
+    return chosen
+
+
 def assumption(hypothesis: Hypothesis, subject: Subject) -> Assumption:
     """A hypothesis with what this run recorded about it."""
     note = ""
@@ -96,6 +126,25 @@ def assumption(hypothesis: Hypothesis, subject: Subject) -> Assumption:
             if subject.initial is None
             else "The prior's means are the initial weights that were given."
         ) + " A person must argue that neither they nor the architecture were chosen by this data."
+    elif hypothesis.name in CHAINS:
+        note = (
+            "The layers were read off a symbolic trace of the network in float64, true for every input; margins are those that the "
+            "network's own arithmetic gave."
+        )
+    elif hypothesis.name == "reference_fixed":
+        note = (
+            "The references are zero."
+            if subject.initial is None
+            else "The references are the initial weights that were given."
+        )
+    elif hypothesis.name in ("bounded_inputs", "cells_cover"):
+        low, high = declared_range(subject)
+        note = f"Every number of an input was declared to lie in [{low:g}, {high:g}]; those of the samples do."
+    elif hypothesis.name == "cells_fixed":
+        grid = partitioned(subject).grid
+        note = f"A grid of {grid.per_side} intervals along each coordinate of the declared range, times {grid.labels} labels."
+    elif hypothesis.name == "true_supremum":
+        note = f"From a proved Lipschitz constant of the network in each cell (at most {partitioned(subject).largest_lipschitz:.3g})."
     elif hypothesis.name == "fixed_predictor" and subject.test is not None and len(subject.test.counted):
         note = f"{len(subject.test.counted)} held-out inputs also occur in the training sample; each was counted as an error."
     return Assumption(hypothesis.name, hypothesis.statement, hypothesis.checkable, note)

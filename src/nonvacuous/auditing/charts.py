@@ -7,7 +7,7 @@ to stand out on white and on near-black; the page's style sheet sets the colour 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from html import escape
 from math import isfinite
@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 
 from nonvacuous.auditing import wording
 from nonvacuous.auditing.result import Audit, SampleFacts
+from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.measured import Kind
 
 CONFIG = {"displayModeBar": False, "responsive": True, "scrollZoom": False, "doubleClick": False, "showTips": False}
@@ -64,12 +65,17 @@ def ladder(audit: Audit) -> go.Figure:
                 upper=min(certificate.value, 1.0),
                 colour=CLEAR if certificate.vacuous else colour,
                 pattern="" if certificate.vacuous else look.pattern,
-                hover=f"{_text(look.name)}<br>δ share {wording.share(certificate.delta)}",
+                hover=f"{_text(look.name)}<br>δ share {wording.share(certificate.delta)}" + _need(audit, certificate),
                 reference=test.risk if test and certificate.loss == loss else None,
             )
         )
     top = max([row.upper for row in rows] + [row.reference or 0.0 for row in rows], default=1.0)
     return _rows(rows, 0.0, 1.0 if top > 0.5 else top * 1.2 or 1.0, wording.is_share(loss))
+
+
+def _need(audit: Audit, certificate: Certificate) -> str:
+    found = [need for need in audit.needs if (need.bound, need.predictor) == (certificate.bound, certificate.predictor)]
+    return f"<br>{_text(wording.need(found[0]))}" if found and certificate.vacuous else ""
 
 
 def budget(audit: Audit) -> go.Figure:
@@ -95,9 +101,17 @@ def budget(audit: Audit) -> go.Figure:
     return _rows(rows, low - room, high + room, wording.is_share(loss))
 
 
-def margins(audit: Audit) -> go.Figure | None:
+def scaled_margins(audit: Audit) -> go.Figure | None:
+    """The margins in units of the spectral complexity and the size of the inputs, by which networks can be compared; None without."""
+    scale = None if audit.anatomy is None else audit.anatomy.log10_margin_scale
+    return None if scale is None else margins(audit, 10**scale)
+
+
+def margins(audit: Audit, unit: float = 1.0) -> go.Figure | None:
     """Histogram of the margins on training and held-out data, with the region of errors shaded; None where there are none."""
-    samples = [sample for sample in (audit.facts.train, audit.facts.test) if sample is not None and histogram(sample)]
+    samples = [
+        _in_units(sample, unit) for sample in (audit.facts.train, audit.facts.test) if sample is not None and histogram(sample)
+    ]
     if not samples:
         return None
     same = len({sample.margin_edges for sample in samples}) == 1
@@ -108,7 +122,7 @@ def margins(audit: Audit) -> go.Figure | None:
         heights = [count / total if same else count / total / (high - low) for low, high, count in bins]
         centres = [(low + high) / 2 for low, high, _ in bins]
         hover = [f"margin {low:.3g} to {high:.3g}<br>{count} of {total}" for low, high, count in bins]
-        if sample is audit.facts.train:
+        if sample.digest == audit.facts.train.digest:
             figure.add_bar(
                 x=centres,
                 y=heights,
@@ -154,7 +168,7 @@ def margins(audit: Audit) -> go.Figure | None:
         bargap=0,
         barmode="overlay",
         xaxis={
-            "title": {"text": "margin", "font": {"size": 14}, "standoff": 8},
+            "title": {"text": "margin" if unit == 1 else "margin / (R_A · x)", "font": {"size": 14}, "standoff": 8},
             "range": [least, most],
             "zeroline": False,
             "showgrid": False,
@@ -178,6 +192,10 @@ def histogram(sample: SampleFacts) -> list[tuple[float, float, int]]:
     if len(edges) != len(counts) + 1 or not counts or not all(isfinite(edge) for edge in edges):
         return []
     return [(low, high, count) for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)]
+
+
+def _in_units(sample: SampleFacts, unit: float) -> SampleFacts:
+    return replace(sample, margin_edges=tuple(edge / unit for edge in sample.margin_edges))
 
 
 def _rows(rows: Sequence[Row], low: float, high: float, per_cent: bool) -> go.Figure:

@@ -12,6 +12,7 @@ from nonvacuous.auditing.run import drawn_trials, observed
 from nonvacuous.core.bound import Bound, Direction, Predictor, Sample
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
+from nonvacuous.core.quantities import is_number
 from nonvacuous.measures import posterior
 from nonvacuous.measures.losses import named
 from nonvacuous.measures.predictor import as_predictor
@@ -28,6 +29,16 @@ STEP = 1.01e-4
 """Difference allowed between two measurements of one loss in a list: they are rounded up to steps of 1e-4."""
 
 MOST_TRIAL_EXAMPLES = 2**27
+
+
+def _input_range(certificate: Certificate) -> tuple[float, float] | None:
+    """The range of inputs that the certificate was told, which its hypotheses name; nobody can measure it."""
+    given = certificate.measurement.get("input_range")
+    if given is None:
+        return None
+    if not (isinstance(given, tuple) and len(given) == 2 and all(map(is_number, given))):
+        raise InvalidEvidence(f"the certificate's input_range is not two numbers: {given!r:.60}")
+    return float(given[0]), float(given[1])
 
 
 class Remeasuring:
@@ -70,7 +81,12 @@ class Remeasuring:
         if certificate.digests.get("sample") != seen.fingerprint.digest:
             which = "held-out" if bound.sample is Sample.HELD_OUT else "training"
             return [f"the {which} sample is not the one the certificate speaks of (its SHA-256 differs)"]
-        subject = replace(subject, initial=self._reference(certificate))
+        subject = replace(
+            subject,
+            initial=self._reference(certificate),
+            margin=certificate.evidence.get("margin"),
+            input_range=_input_range(certificate),
+        )
         if certificate.predictor == "gibbs":
             subject = self._with_trials(subject, certificate)
         return [

@@ -195,6 +195,7 @@ def _context(audit: Audit, with_charts: bool = True) -> dict[str, Any]:
         "charts": _charts(audit) if with_charts else {},
         "predictors": predictors,
         "kinds": kinds,
+        "needed": {(need.bound, need.predictor): wording.need(need) for need in audit.needs},
         "budget_rows": [*audit.budget.parts, audit.budget.risk],
         "part_words": PARTS,
         "version": __version__,
@@ -209,6 +210,7 @@ def _charts(audit: Audit) -> dict[str, Any]:
 
     loss = audit.facts.loss
     told = {
+        "scaled": "Histogram of the margins divided by the spectral complexity and the size of the inputs: the shape of the one before.",
         "ladder": "Bar chart of certified risks, tightest first. "
         + charts.described([(wording.title(c), wording.certified(c)) for c in audit.certificates]),
         "budget": "Bar chart of the parts of the risk as intervals. "
@@ -225,6 +227,7 @@ def _charts(audit: Audit) -> dict[str, Any]:
         "ladder": charts.ladder(audit) if audit.certificates else None,
         "budget": charts.budget(audit),
         "margins": charts.margins(audit),
+        "scaled": charts.scaled_margins(audit),
     }
     return {
         name: {"figure": Markup(_data(figure.to_json())), "told": told[name], "height": figure.layout.height}

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nonvacuous._version import __version__
+from nonvacuous.auditing.anatomy import Anatomy
 from nonvacuous.auditing.budget import Budget, Part
+from nonvacuous.auditing.needs import Need
 from nonvacuous.core.certificate import Certificate, Indicator
 from nonvacuous.core.measured import Measured
 
 if TYPE_CHECKING:
     from nonvacuous.studies.trainability import TheoremCheck
 
-AUDIT_SCHEMA = 1
+AUDIT_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Audit:
     """Result of :func:`nonvacuous.audit`.
 
     Attributes: ``certificates`` tightest first, all of which hold at once with probability 1 − δ; ``indicators``; ``budget``;
-    ``facts``; ``skipped`` bounds with reasons; ``ledger`` the shares of δ, declared before the data were read; ``trainability``
+    ``facts``; ``skipped`` bounds with reasons; ``ledger`` the shares of δ, declared before the data were read; ``needs`` the
+    examples that vacuous certificates would need; ``anatomy`` costs, norms and slopes of an ``nn.Module``; ``trainability``
     the theorems on optimization, each with its hypotheses checked.
     """
 
@@ -83,6 +86,8 @@ class Audit:
     skipped: tuple[Skipped, ...]
     ledger: dict[str, float]
     trainability: tuple[TheoremCheck, ...] = ()
+    needs: tuple[Need, ...] = ()
+    anatomy: Anatomy | None = None
 
     @property
     def best(self) -> Certificate:
@@ -108,6 +113,8 @@ class Audit:
             "skipped": [asdict(skipped) for skipped in self.skipped],
             "ledger": dict(self.ledger),
             "trainability": [check.to_dict() for check in self.trainability],
+            "needs": [{**asdict(need), "times": need.times} for need in self.needs],
+            "anatomy": None if self.anatomy is None else asdict(self.anatomy),
         }
 
     def save(self, directory: str | Path, force: bool = False) -> Path:

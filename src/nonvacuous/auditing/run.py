@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from nonvacuous.auditing.anatomy import anatomy
 from nonvacuous.auditing.certification import certificate
 from nonvacuous.auditing.facts import error_budget, facts, indicators
+from nonvacuous.auditing.needs import needs
 from nonvacuous.auditing.plan import Plan, plan
 from nonvacuous.auditing.result import Audit, Skipped
 from nonvacuous.auditing.trainability import checks
@@ -52,6 +54,7 @@ def audit(
     allow_overlap: bool = False,
     name: str | None = None,
     training_losses: Sequence[float] = (),
+    input_range: tuple[float, float] | None = None,
 ) -> Audit:
     """Certificates, indicators and the error budget of a trained model.
 
@@ -65,6 +68,8 @@ def audit(
         allow_overlap: go on although more than 1 % of the test inputs occur in ``train`` (each is counted as an error either way).
         name: how reports call the model.
         training_losses: mean training loss after each epoch, if recorded: the report compares it with what theorems predict.
+        input_range: least and largest number that an input can hold in use, known beforehand (pixels / 255: ``(0, 1)``); bounds that
+            need it are skipped without. Pictures of bytes and the built-in pictures declare their own.
 
     Raises :class:`~nonvacuous.core.errors.InvalidInput` and its kin, each with a remedy.
     """
@@ -83,10 +88,12 @@ def audit(
     trials = _trial_count(samples[0]) if any(p.predictor is Kinds.GIBBS for p in declared.planned) else 0
     with progress_bar(progress) as bar:
         seen = observed(predictor, samples, loss, batch_size, allow_overlap, bar)
-        subject = Subject(predictor, loss, *samples, *seen, initial)
+        subject = Subject(predictor, loss, *samples, *seen, initial, input_range=checked_range(input_range))
         subject, skipped = _with_trials(subject, trials, seed, bar)
         weights = weights_digest(predictor.module) if predictor.module is not None else None
         certificates, more = _certificates(subject, declared, seed, weights, bar)
+        with bar.task("measuring layers and slopes", None):
+            made_of = anatomy(subject) if predictor.module is not None else None
     return Audit(
         certificates=tuple(sorted(certificates, key=lambda c: (c.value, c.bound))),
         indicators=indicators(subject),
@@ -95,7 +102,18 @@ def audit(
         skipped=(*declared.skipped, *skipped, *more),
         ledger=dict(declared.ledger.spent),
         trainability=checks(subject, training_losses),
+        needs=needs(sorted(certificates, key=lambda c: (c.value, c.bound))),
+        anatomy=made_of,
     )
+
+
+def checked_range(given: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A declared range of inputs; raises :class:`InvalidInput` unless it is two finite numbers, the lower first."""
+    if given is None:
+        return None
+    if len(given) != 2 or not all(np.isfinite(end) for end in given) or not given[0] < given[1]:
+        raise InvalidInput(f"input_range is (low, high), two finite numbers with low < high; got {given!r:.60}")
+    return float(given[0]), float(given[1])
 
 
 def _samples(train: Any, test: Any, loss: Loss) -> tuple[Sample, Sample | None]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from math import isfinite
+from math import floor, isfinite, log10
 from typing import Any, NamedTuple
 
+from nonvacuous.auditing.needs import Need
 from nonvacuous.core.bound import Bound, Predictor, find
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidInput
@@ -183,6 +184,46 @@ def plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {plain(v)}" for key, v in value.items()) or "none"
     return str(value)
+
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power(logarithm: float) -> str:
+    """A positive number given by its decimal logarithm, three digits, as a power of ten where it is very large or small.
+
+    >>> power(1.5), power(12.4), power(-9.0), power(float("inf")), power(float("-inf"))
+    ('31.6', '2.51·10¹²', '1.00·10⁻⁹', '∞', '0')
+    """
+    if not isfinite(logarithm):
+        return "∞" if logarithm > 0 else "0"
+    if -4 <= logarithm < 5:
+        return plain(float(f"{10**logarithm:.3g}"))
+    whole = floor(logarithm)
+    digits = f"{10 ** (logarithm - whole):.2f}"
+    if digits == "10.00":
+        whole, digits = whole + 1, "1.00"
+    return f"{digits}·10{str(whole).translate(SUPERSCRIPTS)}"
+
+
+def magnitude(value: float) -> str:
+    """A large number in words of its order.
+
+    >>> magnitude(6.2e12), magnitude(367.4), magnitude(1.44)
+    ('10¹²', '370', '1.4')
+    """
+    if value < 1e4:
+        return plain(float(f"{value:.2g}"))
+    return f"10{str(floor(log10(value))).translate(SUPERSCRIPTS)}"
+
+
+def need(entry: Need) -> str:
+    """How many times too few examples a vacuous certificate had."""
+    if entry.examples is None:
+        return f"not even {magnitude(2.0**53)} examples, {magnitude(entry.times)} times what there is, would do"
+    about = "more than" if entry.at_least else "about"
+    goal = risk(entry.value, entry.loss).replace(".00", "")
+    return f"needs {about} {magnitude(entry.examples)} examples to promise {goal}, {magnitude(entry.times)} times what there is"
 
 
 def seconds(value: float) -> str:

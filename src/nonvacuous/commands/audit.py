@@ -13,6 +13,7 @@ from nonvacuous.commands.options import every_command, trust_model_code
 from nonvacuous.commands.output import Column, Output
 from nonvacuous.commands.places import free_directory
 from nonvacuous.commands.program import Interrupted
+from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.ledger import check_delta
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="zero_one, brier, bounded_cross_entropy[:P], clipped_squared:SCALE, clipped_absolute:SCALE.",
 )
+@click.option(
+    "--input-range",
+    metavar="LOW:HIGH",
+    help="Least and largest number an input can hold (pixels: 0:1); bounds that need it are skipped without.",
+)
 @click.option("--allow-overlap", is_flag=True, help="Go on when test examples also occur in the training sample.")
 @click.option("--force", is_flag=True, help="Replace the audit that DIR holds; other files in it stay.")
 @trust_model_code
@@ -57,6 +63,7 @@ def audit(
     delta: float,
     out: Path,
     loss: str,
+    input_range: str | None,
     allow_overlap: bool,
     force: bool,
     trust_model_code: bool,
@@ -99,6 +106,7 @@ def audit(
             progress=output.progress,
             allow_overlap=allow_overlap,
             name=spec,
+            input_range=_two_numbers(input_range),
         )
         result.save(out, force=force)
     except KeyboardInterrupt:
@@ -107,6 +115,17 @@ def audit(
         output.document(json.loads((out / "audit.json").read_text(encoding="utf-8")))
     if not quiet:
         _print(result, output, out)
+
+
+def _two_numbers(text: str | None) -> tuple[float, float] | None:
+    """LOW:HIGH as numbers."""
+    if text is None:
+        return None
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise InvalidInput(f"--input-range is LOW:HIGH, as in 0:1; got {text!r:.60}") from None
 
 
 def _print(result: Audit, output: Output, out: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.measures.inputs import InputSummary, Summing
 from nonvacuous.measures.losses import Loss, margins, predicted, scores
 from nonvacuous.measures.predictor import Predictor, evaluating
 from nonvacuous.runtime.data import Fingerprint, Sample
@@ -28,7 +29,8 @@ class Observation:
 
     Attributes: ``losses`` [n] in [0, 1], in order; ``wrong`` [n] whether misclassified (None for regression);
     ``margins`` [n] (None where the model gives labels or numbers); ``fingerprint``; ``forward_seconds`` the model's own time,
-    ``seconds`` of the whole pass; ``counted`` [n] examples that are counted as a full loss whatever the model says.
+    ``seconds`` of the whole pass; ``counted`` [n] examples that are counted as a full loss whatever the model says; ``inputs`` their
+    sizes, None where they are no plain array of floats.
     """
 
     n: int
@@ -39,6 +41,7 @@ class Observation:
     forward_seconds: float
     seconds: float
     counted: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    inputs: InputSummary | None = None
 
     def counting_as_errors(self, indices: Floats) -> Observation:
         """The same pass with the examples at ``indices`` counted as full losses (a test example that training has seen)."""
@@ -92,7 +95,7 @@ def observe(
 
     Raises :class:`InvalidInput` for bad data, outputs that are not finite, and labels the model has no score for.
     """
-    print_ = Fingerprint()
+    print_, sizes = Fingerprint(), Summing()
     losses: list[Tensor] = []
     wrong: list[Tensor] = []
     gaps: list[Tensor] = []
@@ -118,6 +121,7 @@ def observe(
                 _check_fixed(predictor, batch.inputs, outputs)
             losses.append(values)
             print_.update(batch.inputs, batch.targets)
+            sizes.update(batch.inputs)
             if advance is not None:
                 advance(len(batch.targets))
     return Observation(
@@ -128,6 +132,7 @@ def observe(
         fingerprint=print_,
         forward_seconds=forward,
         seconds=time.perf_counter() - begun,
+        inputs=sizes.summary,
     )
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
 from nonvacuous.bounds.heldout import rounded_up
 from nonvacuous.core import bound
-from nonvacuous.core.errors import InvalidInput, UnsupportedModule
+from nonvacuous.core.errors import InvalidInput, NonvacuousError, UnsupportedModule
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.core.quantities import QUANTITIES
 from nonvacuous.measures import capacity, code, posterior
+from nonvacuous.measures.inputs import InputSummary
 from nonvacuous.measures.losses import Loss
 from nonvacuous.measures.predictor import Predictor
 from nonvacuous.measures.risks import Observation
 from nonvacuous.runtime.data import Sample
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Trials:
 class Subject:
     """A model, its loss, its samples, and what one pass over each has seen. Measures read it and change nothing.
 
-    ``initial`` has the weights training started from; ``trials`` is None unless a Gibbs classifier was asked for.
+    ``initial`` has the weights training started from; ``trials`` is None unless a Gibbs classifier was asked for; ``margin`` is the γ
+    chosen for the bound at hand; ``input_range`` what the user declared of every number of an input, None where the sample says it.
     """
 
     predictor: Predictor
@@ -55,6 +59,35 @@ class Subject:
     test: Observation | None = None
     initial: nn.Module | None = None
     trials: Trials | None = None
+    margin: float | None = None
+    input_range: tuple[float, float] | None = None
+    _kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, what: Hashable, make: Callable[[], T]) -> T:
+        """``make()``, called once for this subject and its copies (``replace``); an error is kept too. ``what`` names all it reads."""
+        if what not in self._kept:
+            try:
+                self._kept[what] = make()
+            except NonvacuousError as error:
+                self._kept[what] = error
+        found = self._kept[what]
+        if isinstance(found, NonvacuousError):
+            raise found
+        return found
+
+    @property
+    def margins(self) -> np.ndarray:
+        """Margins of the training examples [n]; raises where the model gives labels or numbers."""
+        if self.train.margins is None:
+            raise InvalidInput("the model gives no scores, so its decisions have no margins: wrap it so that it gives scores")
+        return self.train.margins
+
+    @property
+    def sizes(self) -> InputSummary:
+        """Sizes of the training inputs; raises where they are no plain array of numbers."""
+        if self.train.inputs is None:
+            raise InvalidInput("the inputs are no plain array of floating-point numbers: they have no norm")
+        return self.train.inputs
 
     @property
     def module(self) -> nn.Module:
@@ -114,6 +147,8 @@ def measures() -> dict[Key, Measure]:
     global _discovered
     if not _discovered:
         _discovered = True
+        from nonvacuous.measures import norm_evidence, partition_evidence  # noqa: F401 - they register themselves
+
         for point in entry_points(group="nonvacuous.measures"):
             try:
                 point.load()

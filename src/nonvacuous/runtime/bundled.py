@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def digits(part: Role) -> Sample:
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    return _part(x.reshape(-1, 1, 8, 8).astype(np.float32) / 16, y, 10, part)
+    return replace(_part(x.reshape(-1, 1, 8, 8).astype(np.float32) / 16, y, 10, part), input_range=(0.0, 1.0))
 
 
 def breast_cancer(part: Role) -> Sample:
@@ -83,7 +84,8 @@ def fashion_mnist(part: Role) -> Sample:
     labels = _fashion_bytes(f"{prefix}-labels-idx1-ubyte.gz")
     x = torch.frombuffer(bytearray(images), dtype=torch.uint8).float().div_(255).reshape(-1, 1, 28, 28)
     y = torch.frombuffer(bytearray(labels), dtype=torch.uint8).long()
-    return ArraySample(inputs=x, targets=y, declared=10, name="the training sample" if part == "train" else "the test sample")
+    name = "the training sample" if part == "train" else "the test sample"
+    return ArraySample(inputs=x, targets=y, declared=10, name=name, input_range=(0.0, 1.0))
 
 
 def _fashion_bytes(name: str) -> bytes:

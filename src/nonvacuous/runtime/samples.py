@@ -29,13 +29,15 @@ class Sample(ABC):
     """``n`` examples in a fixed order, read in batches that are checked as they pass.
 
     name: how messages call it, "the training sample"; regression: targets are numbers, not classes; declared: the number of
-    classes where it is known; notes: what was done to the data on the way, one plain sentence each.
+    classes where it is known; notes: what was done to the data on the way, one plain sentence each; input_range: least and
+    largest number any input can hold, known beforehand (pixels), never read off the sample.
     """
 
     name: str = "the sample"
     regression: bool = False
     declared: int | None = None
     notes: tuple[str, ...] = ()
+    input_range: tuple[float, float] | None = None
     _found: list[int] = field(default_factory=list, repr=False)
 
     @property
@@ -139,6 +141,8 @@ class ArraySample(Sample):
                 )
         if not len(self.targets):
             raise InvalidInput(f"{self.name} is empty. Pass at least one example")
+        if self.input_range is None and not isinstance(self.inputs, dict) and self.inputs.dtype == torch.uint8:
+            object.__setattr__(self, "input_range", (0.0, 1.0))  # a picture's bytes, divided by 255
 
     @property
     def n(self) -> int:
