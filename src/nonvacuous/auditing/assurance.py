@@ -51,6 +51,11 @@ ARGUMENTS = {
     "data_free_code": "Where is it recorded that the order and format of the coded numbers were fixed beforehand?",
     "fixed_class": "Where is it recorded that this architecture was chosen beforehand?",
     "fixed_grid": "Where is it recorded that the grid was fixed beforehand?",
+    "reference_fixed": "Where is it recorded that the initial weights were fixed before the data were seen?",
+    "bounded_inputs": "What keeps every input in use within the declared range (a sensor's scale, a check at the entrance)?",
+    "cells_fixed": "Where is it recorded that the range the cells divide was fixed beforehand?",
+    "cells_cover": "What keeps every input in use within the declared range (a sensor's scale, a check at the entrance)?",
+    "fixed_features": "Where is it recorded that the features were fixed without this data?",
     "drawn_once": "Where is it recorded that the seed was chosen beforehand, and that no run was repeated with another?",
 }
 

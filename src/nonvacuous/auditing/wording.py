@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
-from math import floor, isfinite, log10
+from math import ceil, floor, isfinite, log10
 from typing import Any, NamedTuple
 
 from nonvacuous.auditing.needs import Need
@@ -190,19 +190,18 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def power(logarithm: float) -> str:
-    """A positive number given by its decimal logarithm, three digits, as a power of ten where it is very large or small.
+    """A positive number given by its decimal logarithm, three digits, rounded up; a power of ten where it is very large or small.
 
     >>> power(1.5), power(12.4), power(-9.0), power(float("inf")), power(float("-inf"))
-    ('31.6', '2.51·10¹²', '1.00·10⁻⁹', '∞', '0')
+    ('31.7', '2.52·10¹²', '1.00·10⁻⁹', '∞', '0')
     """
     if not isfinite(logarithm):
         return "∞" if logarithm > 0 else "0"
-    if -4 <= logarithm < 5:
-        return plain(float(f"{10**logarithm:.3g}"))
     whole = floor(logarithm)
-    digits = f"{10 ** (logarithm - whole):.2f}"
-    if digits == "10.00":
-        whole, digits = whole + 1, "1.00"
+    hundredths = ceil(10 ** (logarithm - whole) * 100 - 1e-9)
+    if -4 <= whole < 5:
+        return plain(float(f"{hundredths}e{whole - 2}"))
+    whole, digits = (whole + 1, "1.00") if hundredths >= 1000 else (whole, f"{hundredths / 100:.2f}")
     return f"{digits}·10{str(whole).translate(SUPERSCRIPTS)}"
 
 
@@ -223,7 +222,9 @@ def need(entry: Need) -> str:
         return f"not even {magnitude(2.0**53)} examples, {magnitude(entry.times)} times what there is, would do"
     about = "more than" if entry.at_least else "about"
     goal = risk(entry.value, entry.loss).replace(".00", "")
-    return f"needs {about} {magnitude(entry.examples)} examples to promise {goal}, {magnitude(entry.times)} times what there is"
+    return (
+        f"needs {about} {magnitude(entry.examples)} examples to promise {goal}, {magnitude(entry.times)} times what there is"
+    )
 
 
 def seconds(value: float) -> str:
