@@ -70,7 +70,7 @@ def test_json_is_the_audit_and_nothing_else(run: Any, trained: Path) -> None:
     content = json.loads(result.stdout)
     on_disk = json.loads(Path("out/audit.json").read_text(encoding="utf-8"))
     assert content["certificates"] == on_disk["certificates"]
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert "Where the error is" in result.stderr
     assert "Where the error is" not in run(*AUDIT, "--weights", trained, "--out", "b", "--json", "--quiet").stderr
 
