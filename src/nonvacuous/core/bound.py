@@ -314,8 +314,8 @@ def find(name: str) -> type[Bound]:
         return bounds[name]
     from difflib import get_close_matches
 
-    near = get_close_matches(name, bounds, n=3) or list(bounds)
+    near = get_close_matches(name[:60], bounds, n=3)
+    hint = f" (nearest: {', '.join(near)})" if near else ""
     raise UnknownBound(
-        f"no bound is named {name!r:.60} (nearest: {', '.join(near)}). `nonvacuous bounds` lists all; a third-party bound needs "
-        "its package installed"
+        f"no bound is named {name!r:.60}{hint}. `nonvacuous bounds` lists all; a third-party bound needs its package installed"
     )
