@@ -25,6 +25,8 @@ LOWER_WEIGHT = 0.05
 OTHERS = 0.15
 """What all other bounds share equally, so that adding one takes nothing from those above."""
 
+UNMEASURED = "its evidence comes from training, not from a finished network: see `nonvacuous certify` (or register measures for it)"
+
 DOMINATED = {name: "binomial-tail" for name in ("betting", "chernoff", "hoeffding", "empirical-bernstein")} | {
     "occam": "occam-binomial"
 }
@@ -64,7 +66,7 @@ def plan(delta: float, loss: Loss, *, held_out: bool, network: bool) -> Plan:
         reason = _reason(kind, loss, held_out, network)
         predictor = None if reason else _measurable(kind)
         if reason or predictor is None:
-            skipped.append(Skipped(name, reason or "no measure is registered for its evidence"))
+            skipped.append(Skipped(name, reason or UNMEASURED))
         else:
             chosen[name] = (kind(), predictor)
     ledger = Ledger(delta)
