@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -127,9 +128,12 @@ def in_eval(module: nn.Module) -> Iterator[None]:
 
 
 def _eager() -> Any:
-    """Compiled parts run uncompiled, where this torch can be told so: compiled kernels cannot be counted."""
+    """Compiled parts run uncompiled, where this torch can be told so: compiled kernels cannot be counted.
+
+    Telling it loads the compiler, which takes seconds; where that is not loaded, nothing is compiled.
+    """
     stance = getattr(torch.compiler, "set_stance", None)
-    return nullcontext() if stance is None else stance("force_eager")
+    return nullcontext() if stance is None or "torch._dynamo" not in sys.modules else stance("force_eager")
 
 
 class _Meter(TorchDispatchMode):
