@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nonvacuous.learning.features import Features
+from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.learning.gaussian_head import GaussianHead, divergence_terms
 from nonvacuous.learning.method import Task
 from nonvacuous.learning.objectives import Objective, budget_nats
-from nonvacuous.learning.quadrature import correct_chance
+from nonvacuous.learning.quadrature import correct_chance, lead_probability
 from nonvacuous.runtime.samples import Sample
 
 AT_ONCE = 500
@@ -25,6 +26,14 @@ class Featured(NamedTuple):
 
     features: Tensor
     targets: Tensor
+
+
+class Features(Protocol):
+    """A map from inputs to ``[b, size]``."""
+
+    size: int
+
+    def __call__(self, x: Any, /) -> Tensor: ...
 
 
 @torch.no_grad()
@@ -56,8 +65,31 @@ def leading_basis(features: Tensor, directions: int, generator: torch.Generator)
     return torch.linalg.qr((space @ vectors).double())[0]
 
 
-def fit(head: GaussianHead, data: Featured, task: Task, *, objective: Objective, epochs: int, rate: float, batch: int) -> None:
-    """Set ``head`` in place: Adam on the bound, first with cross-entropy rescaled to the 0–1 risk, then with the 0–1 Gibbs risk itself."""
+@torch.no_grad()
+def gibbs_risk(law: Callable[[Tensor], tuple[Tensor, Tensor]], lead: Callable[[Tensor], Tensor], data: Featured) -> Measured:
+    """The Gibbs classifier's risk on ``data``, never too small. law: the logits' means and deviations. lead: the lead asked for."""
+    right = []
+    for part, targets in zip(data.features.split(2048), data.targets.split(2048), strict=True):
+        right.append(lead_probability(*law(part), targets, lead(part)))
+    risk = 1 - math.fsum(torch.cat(right).tolist()) / len(data.targets) + 1e-12
+    return Measured(0.0, min(1.0, max(0.0, risk)), Kind.EXACT)
+
+
+def fit(
+    head: GaussianHead,
+    data: Featured,
+    task: Task,
+    *,
+    objective: Objective,
+    epochs: int,
+    rate: float,
+    batch: int,
+    centre: Tensor | None = None,
+) -> None:
+    """Set ``head`` in place: Adam on the bound, first with cross-entropy rescaled to the 0–1 risk, then with the 0–1 Gibbs risk itself.
+
+    centre: logits [n, K] of the prior's mean, where that is not 0.
+    """
     n, k = len(data.targets), head.mean.shape[1]
     head.basis.copy_(leading_basis(data.features, head.basis.shape[1], task.generator("start of the basis")))
     basis = head.basis.float()
@@ -76,7 +108,8 @@ def fit(head: GaussianHead, data: Featured, task: Task, *, objective: Objective,
             for rows in torch.randperm(n, generator=order).split(batch):
                 stepper.param_groups[0]["lr"] = rate * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
                 x, y = z[rows], data.targets[rows]
-                logits, variance = x @ mean, x.square() @ (2 * log_std).exp() + rest[rows][:, None]
+                logits = x @ mean if centre is None else x @ mean + centre[rows]
+                variance = x.square() @ (2 * log_std).exp() + rest[rows][:, None]
                 if 3 * epoch < epochs:
                     with torch.no_grad():
                         wrong = float(1 - correct_chance(logits, variance, y).mean())

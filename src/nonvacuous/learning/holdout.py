@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -95,20 +95,24 @@ class HoldOut(Method):
             batch_size=self.batch_size,
             optimizer=self.optimizer,
         )
-        evidence = BinomialTailBound.Evidence(**self._counted(model, split.held_out, task))
+        certificate = self.promised(task, model, split)
+        plain = record.seconds * task.train.n / split.kept.n
+        record = replace(record, seconds=time.perf_counter() - begun, plain_seconds=plain)
+        return Certified(model, certificate, record)
+
+    def promised(self, task: Task, model: nn.Module, split: Split, **measurement: Any) -> Certificate:
+        """The certificate of a network that was trained on the part of ``split`` that is kept."""
         note = f"Training read the other {split.kept.n:,} examples only. Network, settings and seed are for a person to argue."
-        certificate = self.issued(
+        return self.issued(
             task,
             BinomialTailBound(),
-            evidence,
+            BinomialTailBound.Evidence(**self._counted(model, split.held_out, task)),
             model=model,
             sample=split.held_out,
             predictor=Predictor.DETERMINISTIC,
             notes={FIXED_PREDICTOR.name: note},
+            measurement=measurement,
         )
-        plain = record.seconds * task.train.n / split.kept.n
-        record = replace(record, seconds=time.perf_counter() - begun, plain_seconds=plain)
-        return Certified(model, certificate, record)
 
     def evidence(self, certificate: Certificate, model: nn.Module, task: Task) -> Mapping[str, Number]:
         """Errors of the saved network on the held-out part, which is split off again."""

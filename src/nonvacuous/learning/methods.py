@@ -21,6 +21,7 @@ METHODS = {
     "shallow": "nonvacuous.learning.shallow:Shallow",
     "surrogate": "nonvacuous.learning.surrogate:Surrogate",
     "disintegrated": "nonvacuous.learning.disintegrated:Disintegrated",
+    "data-dependent": "nonvacuous.learning.data_dependent:DataDependent",
     "auto": "nonvacuous.learning.auto:Auto",
 }
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import nn
 
 from nonvacuous.bounds.pac_bayes import SeegerBound
@@ -18,11 +17,10 @@ from nonvacuous.core.errors import InvalidEvidence, InvalidInput
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.learning.features import Features, features_for
 from nonvacuous.learning.gaussian_head import GaussianHead
-from nonvacuous.learning.gaussian_training import Featured, featured, fit
+from nonvacuous.learning.gaussian_training import Featured, featured, fit, gibbs_risk
 from nonvacuous.learning.linear_head import GibbsLinear
 from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord
 from nonvacuous.learning.objectives import OBJECTIVES
-from nonvacuous.learning.quadrature import lead_probability
 
 LEAST_N = 8
 SCALES = tuple(2.0 ** (j / 2) for j in range(-4, 14))
@@ -139,17 +137,11 @@ class PacBayes(Method):
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidEvidence(f"the certificate does not record the sizes of its posterior ({error})") from error
 
-    @torch.no_grad()
     def _measured(self, head: GaussianHead, data: Featured) -> dict[str, Number]:
         """The evidence of Seeger's bound."""
-        right = []
-        for part, targets in zip(data.features.split(2048), data.targets.split(2048), strict=True):
-            mean, std = head.law(part)
-            right.append(lead_probability(mean, std, targets, head.least_lead(part)))
-        risk = 1 - math.fsum(torch.cat(right).tolist()) / len(data.targets) + 1e-12
         divergence = head.kl_nats() + Measured(self.price_nats, self.price_nats, Kind.EXACT)
         return {
-            "gibbs_risk": Measured(0.0, min(1.0, max(0.0, risk)), Kind.EXACT),
+            "gibbs_risk": gibbs_risk(head.law, head.least_lead, data),
             "kl_nats": divergence,
             "n": len(data.targets),
         }

@@ -70,7 +70,9 @@ def certify(
     with progress_bar(progress) as bar:
         task = replace(task, progress=bar)
         result = finished(method, task.part(method.word, delta)) if method.word != "auto" else method.certified(task)
-        if comparator and method.word != "holdout" and factory is not None:
+        if not comparator:
+            result = replace(result, comparator=None)
+        elif result.comparator is None and method.word != "holdout" and factory is not None:
             beside = finished(HoldOut(), task.part("comparator", delta))
             plain = beside.record.plain_seconds
             result = replace(result, record=replace(result.record, plain_seconds=plain), comparator=beside)
