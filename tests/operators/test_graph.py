@@ -195,3 +195,25 @@ def test_modes_are_restored_and_bad_input_is_refused() -> None:
         graph(model, torch.zeros(1, 4, 17, 17))
     graph(model, X)
     assert all(part.training for part in model.modules())
+
+
+class _ChecksItsShape(nn.Module):
+    """Refuses other sizes than its own, and, if asked, treats one batch size apart."""
+
+    def __init__(self, by_batch: bool) -> None:
+        super().__init__()
+        self.by_batch, self.layer = by_batch, nn.Linear(6, 2)
+
+    def forward(self, x):
+        if x.shape[-2:] != (2, 3):
+            raise ValueError("wrong size")
+        if self.by_batch and x.shape[0] == 1:
+            return x.flatten(1)[:, :2]
+        return self.layer(x.flatten(1))
+
+
+def test_a_forward_that_checks_its_inputs_sizes_is_traced_symbolically_one_that_reads_the_batch_is_not():
+    assert graph(_ChecksItsShape(False), torch.zeros(1, 2, 3)).traced_by == "torch.fx"
+    assert graph(_ChecksItsShape(True), torch.zeros(1, 2, 3)).traced_by != "torch.fx"
+    with pytest.raises(InvalidInput, match="wrong size"):
+        graph(_ChecksItsShape(False), torch.zeros(1, 3, 2))

@@ -11,7 +11,6 @@ A layer of your own takes part through :func:`register`.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from nonvacuous.measures.plain import written_out
 from nonvacuous.measures.ranges import Ball, Box
 from nonvacuous.measures.slopes import sampled_lower
 from nonvacuous.measures.walk import Rule, Step, Unbounded, Walk
+from nonvacuous.operators.copies import float64_copy
 from nonvacuous.operators.graph import Graph, graph
 from nonvacuous.operators.rules import RULES as LAYER_RULES
 
@@ -108,7 +108,7 @@ def exact_copy(model: nn.Module) -> nn.Module:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InvalidInput(f"{name} holds NaN or infinity: the network has no Lipschitz constant")
-    return copy.deepcopy(model).double().eval().requires_grad_(False)
+    return float64_copy(model).requires_grad_(False)
 
 
 def traced(model: nn.Module, input_shape: Sequence[int]) -> tuple[nn.Module, Graph]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.operators.copies import float64_copy
 
 FEW = 32
 """Up to so many outputs the Jacobian is formed row by row; above, its norm is sought by power iteration."""
@@ -23,13 +23,13 @@ def sampled_lower(model: nn.Module, inputs: Tensor, *, steps: int = 30, seed: in
     the v that ``steps`` of power iteration with Jv and Jᵀu found, a lower end whether or not it converged.  Holds to the accuracy
     of float64 (1e-9 is taken off).
 
-    Raises InvalidInput for no inputs, or outputs that are no tensor.
+    Raises InvalidInput for no inputs, inputs the model does not take, and outputs that are no tensor or hold NaN.
 
     >>> sampled_lower(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), torch.randn(8, 3)).upper
     inf
     """
     norms = jacobian_norms(model, inputs, steps=steps, seed=seed)
-    exact = copy.deepcopy(model).double().eval()
+    exact = float64_copy(model)
     slope = float(norms.max())
     with torch.no_grad():
         x = inputs.detach().double()
@@ -45,13 +45,22 @@ def jacobian_norms(model: nn.Module, inputs: Tensor, *, steps: int = 30, seed: i
     """Lower ends of ‖J(x)‖₂ at every input (batch, *shape); a tensor [batch], float64."""
     if inputs.dim() < 2 or len(inputs) == 0 or not inputs.is_floating_point():
         raise InvalidInput("inputs are a batch (n, *shape) of floating-point numbers, n ≥ 1")
-    exact = copy.deepcopy(model).double().eval().requires_grad_(True)  # torch's fused encoder layers have no forward mode
+    exact = float64_copy(model).requires_grad_(True)  # torch's fused encoder layers have no forward mode
     x = inputs.detach().double().requires_grad_(True)
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        outputs = exact(x.clone())  # a first layer may work in place
+        try:
+            outputs = exact(x.clone())  # a first layer may work in place
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InvalidInput(
+                f"{type(model).__name__} cannot be run on inputs of shape {tuple(inputs.shape)}: {error}"
+            ) from error
     if not isinstance(outputs, Tensor) or outputs.dim() < 1 or len(outputs) != len(x):
         raise InvalidInput(f"{type(model).__name__} returns no tensor of one row an example: no slope can be taken")
     flat = outputs.reshape(len(x), -1)
+    if not bool(torch.isfinite(flat).all()):
+        raise InvalidInput(
+            f"{type(model).__name__} gives NaN or infinity at these inputs, so no slope can be taken: check its weights and inputs"
+        )
     if not flat.requires_grad:
         return torch.zeros(len(x), dtype=torch.float64)
 

@@ -31,7 +31,7 @@ def traced_map(module: nn.Module, shape: tuple[int, ...]) -> LinearMap | None:
     with in_eval(module), torch.no_grad():
         try:
             module(example)
-        except (RuntimeError, IndexError) as error:
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
             if isinstance(module, nn.Embedding | nn.EmbeddingBag):  # reads numbers of words, not vectors
                 return None
             kind = type(module).__name__

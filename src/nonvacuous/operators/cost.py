@@ -99,7 +99,7 @@ def cost(module: nn.Module, example_input: Any) -> Cost:
         warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors")
         try:
             module(*arguments, **keywords)
-        except (TypeError, IndexError, RuntimeError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
             if isinstance(error, NotImplementedError):
                 raise
             raise InvalidInput(f"{type(module).__name__} cannot be run on this example input: {error}") from error

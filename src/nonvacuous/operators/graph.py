@@ -1,8 +1,8 @@
 """A model as it is traced: nodes in topological order, with residual sums, concatenations and functional calls in sight.
 
-Three tracers, the first that leaves nothing unknown: ``torch.fx`` (symbolic: true for every input), ``torch.export`` (true for
-inputs of the example's shape), and a recording of one run with module hooks and a function mode (true for the example; control flow that
-depends on the data is followed one way).  :attr:`Graph.traced_by` says which.
+Three tracers, the first that leaves nothing unknown: ``torch.fx`` (symbolic: true for every input, of the example's sizes where the
+forward reads them), ``torch.export`` (true for inputs of the example's shape), and a recording of one run with module hooks and a
+function mode (true for the example; control flow that depends on the data is followed one way).  :attr:`Graph.traced_by` says which.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def graph(module: nn.Module, example_input: Any, leaves: Sequence[type[nn.Module
     with in_eval(module), torch.no_grad():
         try:
             module(*arguments, **keywords)
-        except (TypeError, RuntimeError, IndexError) as error:
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise InvalidInput(f"{type(module).__name__} cannot be run on this example input: {error}") from error
         seen: list[Graph] = []
         for tracer in (tracers.by_fx, tracers.by_export):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from math import prod
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nonvacuous.core.errors import InvalidInput, UnsupportedModule
+from nonvacuous.operators.copies import float64_copy
 
 
 class LinearMap(ABC):
@@ -93,12 +93,12 @@ def affine_map(module: nn.Module, input_shape: Sequence[int]) -> FunctionMap:
 
     Raises UnsupportedModule when the test refutes it, InvalidInput when the shape does not fit.
     """
-    copied = copy.deepcopy(module).double().eval().requires_grad_(False)
+    copied = float64_copy(module).requires_grad_(False)
     tensor = next(iter([*copied.parameters(), *copied.buffers()]), None)
     device = tensor.device if tensor is not None else torch.device("cpu")
     try:
         linear = FunctionMap(copied, input_shape, device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise InvalidInput(f"{type(module).__name__} does not take an input of shape {tuple(input_shape)}: {error}") from error
     generator = torch.Generator(device=device).manual_seed(0)
     x, y = torch.randn(2, 1, *linear.shape_in, dtype=torch.float64, device=device, generator=generator)

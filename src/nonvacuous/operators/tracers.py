@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import warnings
@@ -20,12 +21,30 @@ from nonvacuous.operators.operations import UNKNOWN, name_of
 Leaves = tuple[type[nn.Module], ...]
 
 
+class _Input(fx.Proxy):
+    """An input whose sizes but the batch's are those of the example, so that a forward may check them; its numbers stay unknown."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, sizes: tuple[int, ...]) -> None:
+        super().__init__(node, tracer)
+        self.sizes = sizes
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        batch = self.tracer.create_proxy("call_method", "size", (self, 0), {})
+        return (batch, *self.sizes[1:])
+
+
 class _Tracer(fx.Tracer):
     """Leaves by class; a module whose forward cannot be traced is kept whole, and so becomes a node by itself."""
 
-    def __init__(self, leaves: Leaves) -> None:
+    def __init__(self, leaves: Leaves, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
         super().__init__()
-        self.leaves = leaves
+        self.leaves, self.shapes = leaves, shapes or {}
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        if node.op == "placeholder" and self.shapes.get(str(node.target)):
+            return _Input(node, self, self.shapes[str(node.target)])
+        return super().proxy(node)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m, self.leaves)
@@ -50,8 +69,13 @@ def _refuse_mutation(traced: fx.Graph) -> None:
 
 
 def by_fx(module: nn.Module, arguments: Sequence[Any], keywords: dict[str, Any], leaves: Leaves) -> Graph:
-    """Symbolic trace, run once on the example for the shapes."""
-    tracer = _Tracer(leaves)
+    """Symbolic trace, true for every input of the example's shape but for the batch; run once on the example for the shapes."""
+    signature = inspect.signature(module.forward)
+    try:
+        bound = signature.bind(*arguments, **keywords).arguments
+    except TypeError:
+        bound = {}
+    tracer = _Tracer(leaves, {name: shape_of(value) for name, value in bound.items()})
     traced = tracer.trace(module)
     _refuse_mutation(traced)
     shapes: dict[str, Any] = {}
