@@ -17,8 +17,11 @@ import numpy as np
 import torch
 
 from nonvacuous.core.errors import NonvacuousError
-from nonvacuous.learning.method import Task
+from nonvacuous.learning.disintegrated import Disintegrated
+from nonvacuous.learning.method import Certified, Method, Task
 from nonvacuous.learning.methods import method_class
+from nonvacuous.learning.pac_bayes import PacBayes
+from nonvacuous.learning.sample_compression import SampleCompression
 from nonvacuous.measures.losses import named
 from nonvacuous.measures.predictor import as_predictor
 from nonvacuous.measures.risks import observe
@@ -37,10 +40,23 @@ NETWORKS = {
     "fashion-mnist": "convnet:28x28x1-10",
 }
 
+#: Settings for the small sets, fixed before the table was filled. A prior without alternatives costs 7 nats less, at n = 140 a lot;
+#: steps and directions are the posterior's, which the theorem lets the data choose.
+SMALL: dict[str, Method] = {
+    "pac-bayes": PacBayes(alternatives=1, epochs=200, directions=100),
+    "disintegrated": Disintegrated(alternatives=1, epochs=200, directions=100),
+    "sample-compression": SampleCompression(start=16, least=8, growth=0.25, rounds=12, epochs=60, batch_size=32),
+}
+
+GIBBS_PASSES = 100
+
 
 @dataclass(frozen=True)
 class Result:
-    """One run. value: certified risk, 1 where nothing was issued (``note`` says why); test_risk: counted on ``test_n`` examples."""
+    """One run. value: certified risk, 1 where nothing was issued (``note`` says why); test_risk: share of errors on ``test_n`` examples.
+
+    The test risk of a Gibbs classifier is the mean of `GIBBS_PASSES` passes, each with a fresh network an example.
+    """
 
     data: str
     n: int
@@ -82,17 +98,31 @@ def _whole(base: str) -> Sample:
 def run(data: str, word: str, seed: int, delta: float = 0.05) -> Result:
     """Certify one method on one draw, and count its errors on the test sample."""
     train, test = drawn(data, seed)
-    spec = NETWORKS[data.partition("@")[0]]
+    base = data.partition("@")[0]
+    spec = NETWORKS[base]
+    method = method_class(word)() if base == "fashion-mnist" or word not in SMALL else SMALL[word]
     begun = time.perf_counter()
     try:
-        one = method_class(word)().certified(Task(lambda: load_model(spec), train, delta=delta, seed=seed))
+        one = method.certified(Task(lambda: load_model(spec), train, delta=delta, seed=seed))
     except NonvacuousError as error:
         note = " ".join(str(error).split())
         return Result(data, train.n, word, seed, delta, "", 1.0, float("nan"), test.n, time.perf_counter() - begun, note)
     seconds = time.perf_counter() - begun
-    seen = observe(as_predictor(one.model), test, named("zero_one"))
     c = one.certificate
-    return Result(data, train.n, word, seed, delta, c.predictor, c.value, seen.errors / seen.n, seen.n, round(seconds, 2))
+    return Result(data, train.n, word, seed, delta, c.predictor, c.value, tested(one, test, seed), test.n, round(seconds, 2))
+
+
+def tested(one: Certified, test: Sample, seed: int) -> float:
+    """Share of errors of the certified predictor on the test sample; of a Gibbs classifier, the mean of `GIBBS_PASSES` passes."""
+    if one.certificate.predictor != "gibbs":
+        seen = observe(as_predictor(one.model), test, named("zero_one"))
+        return seen.errors / seen.n
+    errors = 0
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in test.batches(4096):
+            errors += sum(int((one.model(batch.inputs).argmax(1) != batch.targets).sum()) for _ in range(GIBBS_PASSES))
+    return errors / (GIBBS_PASSES * test.n)
 
 
 def rows(file: Path) -> list[dict[str, str]]:
