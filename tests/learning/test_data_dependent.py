@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests.learning.soundness import Finite, too_many
 from torch import nn
 
 from nonvacuous.bounds.pac_bayes import SeegerBound
+from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput, UnsupportedModule
 from nonvacuous.learning.augmented import one_cycle, shifted, trained_with_augmentation
 from nonvacuous.learning.data_dependent import SCALES, DataDependent
@@ -27,6 +29,7 @@ from nonvacuous.runtime.samples import Sample
 from nonvacuous.runtime.weights import weights_digest
 
 METHOD = DataDependent(prior_fraction=0.6, epochs=15, posterior_epochs=5)
+COMMITTED = Path(__file__).parents[2] / "results" / "certificates" / "fashion-mnist"
 
 
 def small() -> nn.Module:
@@ -226,3 +229,14 @@ def test_settings_and_samples_that_cannot_be_used_are_refused(task):
     flat = as_sample((torch.rand(100, 4), torch.arange(100) % 2), classes=2)
     with pytest.raises(InvalidInput, match="shift"):
         DataDependent(shift=1).certified(Task(lambda: mlp(4, 2), flat))
+
+
+# -- the committed certificates -------------------------------------------------------------------------------------
+
+
+def test_the_committed_certificates_speak_of_one_split():
+    gibbs = Certificate.load(COMMITTED / "data-dependent" / "gibbs.json")
+    beside = Certificate.load(COMMITTED / "hold-out" / "prior-network.json")
+    assert gibbs.digests["sample"] == beside.digests["sample"]
+    assert gibbs.digests["prior"] == beside.digests["weights"]
+    assert beside.value < gibbs.value < 0.09
