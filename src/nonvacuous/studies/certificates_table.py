@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from nonvacuous.core.errors import NonvacuousError
+from nonvacuous.learning.data_dependent import DataDependent
 from nonvacuous.learning.disintegrated import Disintegrated
 from nonvacuous.learning.method import Certified, Method, Task
 from nonvacuous.learning.methods import method_class
@@ -46,6 +47,7 @@ SMALL: dict[str, Method] = {
     "pac-bayes": PacBayes(alternatives=1, epochs=200, directions=100),
     "disintegrated": Disintegrated(alternatives=1, epochs=200, directions=100),
     "sample-compression": SampleCompression(start=16, least=8, growth=0.25, rounds=12, epochs=60, batch_size=32),
+    "data-dependent": DataDependent(prior_fraction=0.5, alternatives=1),
 }
 
 GIBBS_PASSES = 100
