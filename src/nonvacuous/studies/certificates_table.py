@@ -41,7 +41,7 @@ NETWORKS = {
     "fashion-mnist": "convnet:28x28x1-10",
 }
 
-#: Settings for the small sets. A prior without alternatives costs 7 nats less, at n = 140 a lot. Passes, directions and three prior deviations
+#: Settings for the small sets. A prior without alternatives costs 7 nats less, at n = 140 a lot. Passes, directions and three deviations
 #: were compared on one other draw of each set: the first two are the posterior's, which the theorem lets the data choose, and the grid of
 #: the deviations is paid for. The prior on half of the sample was chosen after four fifths had been tried: two alternatives.
 SMALL: dict[str, Method] = {
