@@ -25,7 +25,9 @@ LOWER_WEIGHT = 0.05
 OTHERS = 0.15
 """What all other bounds share equally, so that adding one takes nothing from those above."""
 
-UNMEASURED = "its evidence comes from training, not from a finished network: see `nonvacuous certify` (or register measures for it)"
+UNMEASURED = (
+    "its evidence comes from training, not from a finished network: see `nonvacuous certify` (or register measures for it)"
+)
 
 DOMINATED = {name: "binomial-tail" for name in ("betting", "chernoff", "hoeffding", "empirical-bernstein")} | {
     "occam": "occam-binomial"
