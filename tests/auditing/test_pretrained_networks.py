@@ -157,3 +157,12 @@ def test_minilm_has_no_lipschitz_constant_but_one_on_a_ball():
     assert "attention" in everywhere.reason
     local = local_upper(after, Ball(x[0], 1e-3), tolerance=0.5)
     assert sampled_lower(after, x).lower < local.upper < math.inf
+
+
+@pytest.mark.slow
+def test_minilm_is_audited_on_token_ids():
+    ids = torch.randint(0, 30522, (EXAMPLES, 6), generator=torch.Generator().manual_seed(0))
+    found = _audited(networks.minilm(), ids, torch.arange(EXAMPLES) % 4)
+    assert found.anatomy.total.parameters > 22_500_000
+    assert "token ids" in found.anatomy.absent["slopes"]
+    assert {"seeger", "occam-binomial"} <= {certificate.bound for certificate in found.certificates}

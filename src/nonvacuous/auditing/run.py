@@ -38,6 +38,8 @@ MOST_OVERLAP = 0.01
 TRIAL_EXAMPLES = 96
 """Examples a drawn network is tried on: enough that drawing its weights costs little beside applying them."""
 
+LEAST_TRIALS, MOST_DRAWN_WEIGHTS = 50, 2 * 10**9
+
 
 def audit(
     model: Any,
@@ -85,7 +87,7 @@ def audit(
     samples = _samples(train, test, loss)
     begun = time.perf_counter()
     declared = plan(delta, loss, held_out=samples[1] is not None, network=predictor.module is not None)
-    trials = _trial_count(samples[0]) if any(p.predictor is Kinds.GIBBS for p in declared.planned) else 0
+    trials = _trial_count(samples[0], predictor.module) if any(p.predictor is Kinds.GIBBS for p in declared.planned) else 0
     with progress_bar(progress) as bar:
         seen = observed(predictor, samples, loss, batch_size, allow_overlap, bar)
         subject = Subject(predictor, loss, *samples, *seen, initial, input_range=checked_range(input_range))
@@ -121,8 +123,11 @@ def _samples(train: Any, test: Any, loss: Loss) -> tuple[Sample, Sample | None]:
     return first, None if test is None else as_sample(test, "test", regression=loss.regression)
 
 
-def _trial_count(sample: Sample) -> int:
-    return int(np.clip(2 * sample.n // TRIAL_EXAMPLES, 500, 2000))
+def _trial_count(sample: Sample, module: nn.Module | None) -> int:
+    """Two passes' worth, between 500 and 2,000; fewer where drawing the weights alone would take minutes."""
+    weights = sum(parameter.numel() for parameter in module.parameters()) if module is not None else 0
+    affordable = max(LEAST_TRIALS, MOST_DRAWN_WEIGHTS // max(1, weights))
+    return min(int(np.clip(2 * sample.n // TRIAL_EXAMPLES, 500, 2000)), affordable)
 
 
 def observed(
