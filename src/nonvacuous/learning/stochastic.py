@@ -194,7 +194,7 @@ def chain(model: nn.Module) -> list[nn.Module]:
         return []
     raise UnsupportedModule(
         f"{type(model).__name__}: this method takes chains (nn.Sequential) of nn.Linear and element-wise activations, where one draw an "
-        "example can be made exactly. Use --method pac-bayes, whose prior may be any network, or a fully connected model"
+        "example can be made exactly. Use the method data-dependent, for any network with a linear last layer"
     )
 
 
