@@ -96,15 +96,16 @@ def audit(
         certificates, more = _certificates(subject, declared, seed, weights, bar)
         with bar.task("measuring layers and slopes", None):
             made_of = anatomy(subject) if predictor.module is not None else None
+    ladder = tuple(sorted(certificates, key=lambda c: (c.value, c.bound)))
     return Audit(
-        certificates=tuple(sorted(certificates, key=lambda c: (c.value, c.bound))),
+        certificates=ladder,
         indicators=indicators(subject),
         budget=error_budget(subject, certificates, declared.ledger),
         facts=facts(subject, name, delta, seed, time.perf_counter() - begun),
         skipped=(*declared.skipped, *skipped, *more),
         ledger=dict(declared.ledger.spent),
         trainability=checks(subject, training_losses),
-        needs=needs(sorted(certificates, key=lambda c: (c.value, c.bound))),
+        needs=needs(ladder),
         anatomy=made_of,
     )
 

@@ -17,6 +17,7 @@ from nonvacuous.bounds.code_length import OccamBinomialBound
 from nonvacuous.core.bound import DATA_FREE_CODE, Predictor
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
+from nonvacuous.learning import ties
 from nonvacuous.learning.coding import BitStream, DamagedStream
 from nonvacuous.learning.compression_stream import Coded, Message, network_of, read, set_weights, start_of, written
 from nonvacuous.learning.compression_training import CodeTraining, Settings
@@ -37,8 +38,6 @@ CHANCE = 0.5
 SHORTEST = 50
 """Bits of about the shortest message: header, offsets, and all coordinates 0."""
 
-TIE = 1e-4
-"""An example counts as an error unless its class leads by this part of the largest output: rounding on another machine changes nothing."""
 
 OFFSET_STEPS = (2, 3, 4, 5, 6)
 """Offsets are tried in steps of the outputs' deviation over 2 to the power of these."""
@@ -101,7 +100,7 @@ class Compression(Method):
             sample=task.train,
             predictor=Predictor.COMPRESSED,
             notes={DATA_FREE_CODE.name: self.note(task)},
-            measurement={"stream": stream.data.hex(), "outputs": outputs, "tie": TIE},
+            measurement={"stream": stream.data.hex(), "outputs": outputs, "tie": ties.TIE},
             digests={"code": _digest(stream), **start_digests},
         )
         record = TrainingRecord(time.perf_counter() - begun, steps * min(how.batch_size, n), how.epochs)
@@ -124,7 +123,7 @@ class Compression(Method):
         errors = 0
         with task.progress.task("counting errors of the decoded network", task.train.n) as advance, torch.no_grad():
             for batch in task.train.batches(BATCH):
-                errors += _errors(decoded(batch.inputs), batch.targets, 0.0)
+                errors += ties.errors(decoded(batch.inputs), batch.targets, 0.0)
                 advance(len(batch.targets))
         return {"errors": errors, "code_bits": bits, "n": task.train.n}
 
@@ -232,7 +231,7 @@ class Compression(Method):
                 training.coordinates,
             )
             stream = written(message, self.alternatives)
-            errors = _errors(outputs + offsets.float() * 2.0**exponent, targets, TIE)
+            errors = ties.errors(outputs + offsets.float() * 2.0**exponent, targets)
             value = bound.solve(bound.Evidence(errors=errors, code_bits=stream.length, n=len(targets)), delta)
             found.append((value, finer, stream, errors))
         _, _, stream, errors = min(found, key=lambda one: one[:2])
@@ -245,13 +244,6 @@ def _split(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     first = next((i for i, layer in enumerate(layers) if any(True for _ in layer.parameters())), 0)
     rest = layers[first:]
     return nn.Sequential(*layers[:first]).eval(), (rest[0] if len(rest) == 1 else nn.Sequential(*rest)).eval()
-
-
-def _errors(outputs: Tensor, targets: Tensor, tie: float) -> int:
-    """Examples whose class does not lead by more than ``tie`` times the largest output."""
-    own = outputs.gather(1, targets[:, None])
-    rival = outputs.scatter(1, targets[:, None], -math.inf).amax(1, keepdim=True)
-    return int((~(own - rival > tie * outputs.abs().amax(1, keepdim=True))).sum())
 
 
 def _digest(stream: BitStream) -> str:

@@ -25,6 +25,7 @@ from nonvacuous.core.bound import DATA_FREE_PRIOR, Predictor
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
 from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.learning import ties
 from nonvacuous.learning.curvature_basis import KroneckerBasis, kronecker_bases
 from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord
 from nonvacuous.learning.objectives import budget_nats, inverted_kl
@@ -39,8 +40,6 @@ from nonvacuous.runtime.samples import Sample
 LEAST_N = 8
 CURVATURE_EXAMPLES = 20_000
 MOST_TRIALS = 1_000_000
-TIE = 1e-4
-"""A lead smaller than this, relative to the largest output, counts as an error: another machine's rounding cannot turn it into one."""
 
 
 @dataclass(frozen=True)
@@ -257,8 +256,6 @@ def _errors(task: Task, network: StochasticNetwork, passes: int) -> int:
             batch = batch.to(task.device)
             for _ in range(passes):
                 outputs = network(batch.inputs, generator)
-                own = outputs.gather(1, batch.targets[:, None]).squeeze(1)
-                rival = outputs.scatter(1, batch.targets[:, None], -math.inf).amax(1)
-                errors += int((own - rival <= TIE * outputs.abs().amax(1)).sum())
+                errors += ties.errors(outputs, batch.targets)
                 advance(len(outputs))
     return errors

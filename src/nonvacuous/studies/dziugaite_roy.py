@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nonvacuous.learning.deep_pac_bayes import DeepPacBayes
+from nonvacuous.learning.in_memory import held
 from nonvacuous.learning.method import Certified, Factory, Task
 from nonvacuous.runtime.data import Sample, as_sample
 from nonvacuous.runtime.sources import load
@@ -24,20 +25,15 @@ from nonvacuous.runtime.tasks import progress_bar
 
 def two_classes(sample: Sample) -> Sample:
     """The sample with label 1 for the upper half of the classes and 0 for the lower."""
-    inputs, targets = _whole(sample)
+    inputs, targets = held(sample)
     half = (sample.classes or 2) // 2
     return as_sample((inputs, (targets >= half).long()), classes=2)
 
 
 def with_random_labels(sample: Sample, seed: int) -> Sample:
     """The same inputs with labels that a fair coin gives."""
-    inputs, targets = _whole(sample)
+    inputs, targets = held(sample)
     return as_sample((inputs, torch.randint(2, targets.shape, generator=torch.Generator().manual_seed(seed))), classes=2)
-
-
-def _whole(sample: Sample) -> tuple[Tensor, Tensor]:
-    batches = list(sample.batches(4096))
-    return torch.cat([torch.as_tensor(b.inputs) for b in batches]), torch.cat([b.targets for b in batches])
 
 
 def network(inputs: int, widths: Sequence[int]) -> Factory:
