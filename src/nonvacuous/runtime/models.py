@@ -47,24 +47,30 @@ def linear(inputs: int, classes: int) -> nn.Sequential:
     return mlp(inputs, classes)
 
 
-def convnet(height: int, width: int, channels: int, classes: int) -> nn.Sequential:
+def convnet(height: int, width: int, channels: int, classes: int, *, scale: float = 1.0) -> nn.Sequential:
     """The benchmark's network, for input ``[b, channels, height, width]``.
 
     Two 5 x 5 convolutions (16 and 32 channels, padded), each with ReLU and 2 x 2 max-pooling, then a hidden layer of 128 and
-    the classes: 215,370 parameters for 28 x 28 x 1 and 10 classes.
+    the classes: 215,370 parameters for 28 x 28 x 1 and 10 classes. ``scale`` multiplies the three hidden widths.
     """
+    first, second, hidden = (scaled(size, scale) for size in (16, 32, HIDDEN))
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 5, padding=2),
+        nn.Conv2d(channels, first, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 5, padding=2),
+        nn.Conv2d(first, second, 5, padding=2),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(32 * (height // 4) * (width // 4), HIDDEN),
+        nn.Linear(second * (height // 4) * (width // 4), hidden),
         nn.ReLU(),
-        nn.Linear(HIDDEN, classes),
+        nn.Linear(hidden, classes),
     )
+
+
+def scaled(size: int, scale: float) -> int:
+    """A hidden width multiplied, at least 1."""
+    return max(1, round(size * scale))
 
 
 def load_model(spec: str, trust_model_code: bool = False) -> nn.Module:
@@ -76,9 +82,9 @@ def load_model(spec: str, trust_model_code: bool = False) -> nn.Module:
     :raises InvalidInput: unknown form, bad sizes, a factory that cannot be imported, called, or gives no ``nn.Module``.
     :raises UntrustedCode: a ``.pt2`` file without ``trust_model_code``, since loading one can run code.
     """
-    kind, _, sizes = spec.partition(":")
+    kind = spec.partition(":")[0]
     if kind in FORMS:
-        return _shorthand(kind, sizes, spec)
+        return _shorthand(kind, sizes_of(spec))
     if spec.endswith(".pt2"):
         return _exported(Path(spec), trust_model_code)
     if is_factory_spec(spec):
@@ -90,7 +96,12 @@ def load_model(spec: str, trust_model_code: bool = False) -> nn.Module:
     raise InvalidInput(f"unknown model {spec!r}. {hint}")
 
 
-def _shorthand(kind: str, sizes: str, spec: str) -> nn.Module:
+def sizes_of(spec: str) -> list[int]:
+    """The numbers of a built-in network's specification.
+
+    :raises InvalidInput: not of its form, or a size out of range.
+    """
+    kind, _, sizes = spec.partition(":")
     pattern = r"(\d+)x(\d+)x(\d+)-(\d+)" if kind == "convnet" else r"\d+-\d+" if kind == "linear" else r"\d+(-\d+)+"
     if not re.fullmatch(pattern, sizes):
         raise InvalidInput(f"model {spec!r} is not of the form {FORMS[kind]}")
@@ -101,6 +112,10 @@ def _shorthand(kind: str, sizes: str, spec: str) -> nn.Module:
         raise InvalidInput(f"model {spec!r}: {numbers[-1]} class; a classifier needs at least 2 outputs")
     if max(numbers) > 10**7:
         raise InvalidInput(f"model {spec!r}: a size of {max(numbers)} is beyond 10,000,000; is it a typing slip?")
+    return numbers
+
+
+def _shorthand(kind: str, numbers: list[int]) -> nn.Module:
     return {"mlp": mlp, "linear": linear, "convnet": convnet}[kind](*numbers)  # type: ignore[operator]
 
 
