@@ -14,9 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from nonvacuous.bounds.covering import CoveringNumberBound
-from nonvacuous.bounds.margin import LayerNorms, SpectralMarginBound, spectral_complexity
+from nonvacuous.bounds.margin import SpectralMarginBound
 from nonvacuous.bounds.norm_products import NeyshaburTomiokaSrebroBound, SpectralPacBayesBound
 from nonvacuous.bounds.rademacher import GolowichBound
+from nonvacuous.bounds.spectral_complexity import LayerNorms, spectral_complexity
 
 rng = np.random.default_rng(0)
 width, depths, n, delta, target = 64, [1, 2, 3, 4, 5, 6, 8, 10, 12], 60_000, 0.05, 0.5

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nonvacuous.bounds.margin import LayerNorms, SpectralMarginBound, log_frobenius_complexity, spectral_complexity
+from nonvacuous.bounds.margin import SpectralMarginBound
+from nonvacuous.bounds.spectral_complexity import LayerNorms, log_frobenius_complexity, spectral_complexity
 from nonvacuous.measures.losses import margins
 from nonvacuous.runtime import sources
 

@@ -13,7 +13,8 @@ from math import exp, sqrt
 import matplotlib.pyplot as plt
 import numpy as np
 
-from nonvacuous.bounds.margin import LayerNorms, SpectralMarginBound, log_frobenius_complexity, spectral_complexity
+from nonvacuous.bounds.margin import SpectralMarginBound
+from nonvacuous.bounds.spectral_complexity import LayerNorms, log_frobenius_complexity, spectral_complexity
 
 bound = SpectralMarginBound()
 rng = np.random.default_rng(0)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import nonvacuous
 from nonvacuous.auditing.result import Audit
-from nonvacuous.bounds.margin import LayerNorms, row_product, spectral_complexity
+from nonvacuous.bounds.margin import row_product
+from nonvacuous.bounds.spectral_complexity import LayerNorms, spectral_complexity
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.measures.inputs import Summing
 from nonvacuous.measures.margins import choices, risk_at, scale_free
@@ -110,12 +111,16 @@ def test_evidence_of_a_small_network(classes: int, bias: bool, with_initial: boo
     assert small["row_grid_nats"] == pytest.approx(rows.row_grid_nats) and small["inputs"] == D
     assert small["largest_coordinate_rms"] == 1.0
 
+    hidden = [*(m[:-1] if bias else m for m in a[:-1]), a[-1]]  # [A, b], the appended row left out
     origin = matrices(initial, classes, bias) if with_initial else [np.zeros_like(m) for m in a]
-    if bias and not with_initial:
-        for m in origin[:-1]:
-            m[-1, -1] = 1.0
-    moved = [np.linalg.norm(m - o, axis=1).sum() for m, o in zip(a, origin, strict=True)]
-    expected = spectral_complexity([LayerNorms(s * (1 + 1e-9), b * (1 + 1e-9)) for s, b in zip(spectral, moved, strict=True)])
+    moved = [np.linalg.norm(m - o[: len(m)], axis=1).sum() for m, o in zip(hidden, origin, strict=True)]
+    parts = [(m[:, :-1], m[:, -1]) if bias else (m, None) for m in hidden]
+    expected = spectral_complexity(
+        [
+            LayerNorms(np.linalg.norm(w, 2) * (1 + 1e-9), d * (1 + 1e-9), bias=None if b is None else float(np.linalg.norm(b)))
+            for (w, b), d in zip(parts, moved, strict=True)
+        ]
+    )
     margin = found["spectral-margin"].evidence
     assert margin["log_spectral_complexity_nats"] == pytest.approx(expected.log_spectral_complexity_nats, abs=1e-6)
     assert margin["norm_grid_nats"] == pytest.approx(expected.norm_grid_nats)

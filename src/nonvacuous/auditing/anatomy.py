@@ -230,7 +230,7 @@ def _margin_scale(subject: Subject) -> float:
     evidence = norm_evidence(subject)
     if not len(subject.margins):
         raise InvalidInput("there are no margins")
-    scale = evidence.complexity.log_spectral_complexity_nats + math.log(subject.sizes.rms(evidence.chain.biased))
+    scale = evidence.complexity.log_spectral_complexity_nats + math.log(subject.sizes.rms(evidence.network.biased))
     if not abs(scale) < 600:
         raise InvalidInput(f"the spectral complexity is e^{scale:.0f}: margins divided by it are beyond what a picture shows")
     return scale / LN10

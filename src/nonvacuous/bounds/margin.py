@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, inf, isinf
+from math import inf, isinf
 from typing import Any, NamedTuple
 
 from nonvacuous.core.bound import FIXED_CLASS, FIXED_NETWORKS, IID, Bound, Down, Hypothesis, LossRange, Sample, Up
@@ -16,7 +16,7 @@ from nonvacuous.core.errors import InvalidEvidence
 from nonvacuous.core.networks import MOST, check_margin
 from nonvacuous.core.quantities import Quantity, Reads, is_number, quantity
 from nonvacuous.numerics.interval import Interval, Number, hull, iv, upper
-from nonvacuous.numerics.uniform import GeometricGrid, chained_complexity, rademacher_value, two_sided_price
+from nonvacuous.numerics.uniform import GeometricGrid, chained_complexity, rademacher_value
 
 for _entry in (
     Quantity(
@@ -55,8 +55,9 @@ for _entry in (
         -inf,
         inf,
         Reads.NOTHING,
-        "ln of Πρᵢs̄ᵢ (Σ(b̄ᵢ/s̄ᵢ)^(2/3))^(3/2) at the grid points of spectral_complexity(): s̄ᵢ ≥ ‖Ãᵢ‖₂, b̄ᵢ ≥ ‖Ãᵢᵀ − Mᵢᵀ‖₂,₁, the sum over "
-        "output units of the Euclidean norm of the incoming weights' distance from the reference.",
+        "ln of (Σ(PᵢQᵢb̄ᵢ)^(2/3))^(3/2) at the grid points of spectral_complexity(): b̄ᵢ ≥ ‖Ãᵢᵀ − Mᵢᵀ‖₂,₁, the sum over output units of the "
+        "Euclidean norm of the incoming weights' distance from the reference; Pᵢ bounds what the network before layer i makes of its "
+        "inputs' size, Qᵢ the Lipschitz constant of the network after it. In a chain without biases PᵢQᵢ = Πρⱼs̄ⱼ/s̄ᵢ, s̄ᵢ ≥ ‖Aᵢ‖₂.",
     ),
     Quantity(
         "norm_grid_nats",
@@ -76,18 +77,17 @@ UNIT_CHAIN = Hypothesis(
     "logistic units after the shift that log_row_product_nats describes); nothing is read off the batch.",
     checkable=True,
 )
-LIPSCHITZ_CHAIN = Hypothesis(
-    "lipschitz_chain",
-    "The network is a chain of affine layers and fixed activations that vanish at 0 and are Lipschitz in the Euclidean norm with the "
-    "constants counted; nothing is read off the batch.",
+LIPSCHITZ_GRAPH = Hypothesis(
+    "lipschitz_graph",
+    "The network is made of affine layers, fixed maps that are Lipschitz in the Euclidean norm with the constants counted, sums (residual "
+    "blocks) and concatenations; nothing is read off the batch.",
     checkable=True,
 )
 REFERENCE_FIXED = Hypothesis(
     "reference_fixed",
-    "The reference matrices (zero, the identity of a skip connection, or initial weights) were fixed before the training sample was seen.",
+    "The reference matrices (zero or initial weights) were fixed before the training sample was seen.",
 )
 GRID = GeometricGrid(log2_least=-20, steps=16)
-SMALLEST_NORM = 2.0**-64
 
 
 @dataclass(frozen=True)
@@ -139,15 +139,18 @@ class SpectralMarginBound(Bound):
     """risk ≤ r̂_γ + 2R̂ + 3√((ln(2/δ) + prices)/(2n)), R̂ = min_N (ε_N + Σ_{j≤N} 5ε_j √(2(H_j + H_{j−1})/n)), ε_j = 4^(−j)/2.
 
     H_j = (C/ε_j)² ln(2W²) where C ≥ ε_j, else 0 (and H₀ = 0); C = √2 x R̄_A/γ̄ with x = ``input_rms``, W = ``widest``, 1/γ rounded up to
-    the grid 2^(j/16 − 20) at price 2 ln(j + 1) + ln(π²/6); R̄_A the (2,1) spectral complexity. Any fixed activations vanishing at 0,
-    reference matrices fixed before the data, all norms and γ read off the trained network.
+    the grid 2^(j/16 − 20) at price 2 ln(j + 1) + ln(π²/6); R̄_A is :func:`~nonvacuous.bounds.spectral_complexity.spectral_complexity`.
+    Any fixed Lipschitz activations, reference matrices fixed before the data, all norms and γ read off the trained network.
 
     The paper's Lemma A.8 (72 x R_A ln(2W) ln(n)/(γ√n) for the middle term) is the same argument with looser constants and fixed norms, its
     Lemma A.9 the uniform version. The lecture slide's √Σ‖Aᵢ‖_F/‖Aᵢ‖ in place of the (2,1) sum does *not* hold:
-    :func:`log_frobenius_complexity` evaluates it as an indicator, and the test shows the network that refutes it.
+    :func:`~nonvacuous.bounds.spectral_complexity.log_frobenius_complexity` evaluates it as an indicator, and the test shows the network
+    that refutes it.
 
-    *Residual block* x + A₂σ(A₁x): two layers [A₁; I] and [A₂, I], the activation acting on the first part only, with reference matrices
-    [0; I] and [0, I], so that only the (2,1) norms of A₁ and A₂ count; s = √(1 + ‖A₁‖²), √(1 + ‖A₂‖²).
+    *Residual blocks.* Layers read any earlier result, results may be added and concatenated. A block x + A₂σ(A₁x) brings the factor
+    1 + ρ‖A₁‖‖A₂‖ and counts the (2,1) norms of A₁ and A₂ only: its identity is no layer, so it is covered at no cost. The paper's own
+    theorem, for chains, takes it as the layers [A₁; I] and [A₂, I] with reference matrices [0; I] and [0, I], which gives
+    √(1 + ‖A₁‖²)√(1 + ‖A₂‖²), never less.
 
     >>> bound = SpectralMarginBound()
     >>> e = bound.Evidence(0.0, 1.0, 0.0, 0.0, 1.0, 2, 10**8)
@@ -168,7 +171,7 @@ class SpectralMarginBound(Bound):
     sample = Sample.TRAINING
     loss = LossRange.ZERO_ONE
     predictors = FIXED_NETWORKS
-    hypotheses = (IID, FIXED_CLASS, LIPSCHITZ_CHAIN, REFERENCE_FIXED)
+    hypotheses = (IID, FIXED_CLASS, LIPSCHITZ_GRAPH, REFERENCE_FIXED)
     worked = (((0.0, 1.0, 0.0, 0.0, 1.0, 2, 10**8), 0.05, 0.0165501),)
 
     def domain(self, e: Any, delta: float) -> None:
@@ -207,51 +210,6 @@ def _spectral_margin(e: Any, delta: float) -> Interval | None:
 # -- the numbers these bounds take ---------------------------------------------------------------------------------------
 
 
-class LayerNorms(NamedTuple):
-    """One layer: upper bounds on ‖Ã‖₂ and ‖Ãᵀ − Mᵀ‖₂,₁, and the Lipschitz constant of the activation after it (at least 1 with biases)."""
-
-    spectral: float
-    distance: float
-    lipschitz: float = 1.0
-
-
-class SpectralComplexity(NamedTuple):
-    """ln R̄_A at the grid points above the norms, and what those cost; both rounded up."""
-
-    log_spectral_complexity_nats: float
-    norm_grid_nats: float
-
-
-def spectral_complexity(layers: Sequence[LayerNorms]) -> SpectralComplexity:
-    """ln of Πρᵢs̄ᵢ (Σ(b̄ᵢ/s̄ᵢ)^(2/3))^(3/2) with s̄ᵢ, b̄ᵢ the norms rounded up to 2^(j/L), j any integer, of weight 1/((π²/3 − 1)(|j| + 1)²).
-
-    Rounding makes R_A at most twice as large. With b̄ᵢ = s̄ᵢ the value is L^(3/2) Πs̄ᵢ, at prices 2L ln(π²/3 − 1) and more.
-
-    >>> found = spectral_complexity([LayerNorms(1.0, 1.0)] * 4)
-    >>> round(found.log_spectral_complexity_nats, 6), round(found.norm_grid_nats, 4)  # ln 8, 8 ln(π²/3 − 1)
-    (2.079442, 6.628)
-    """
-    if not layers:
-        raise InvalidEvidence("a network has at least one layer")
-    count = len(layers)
-    total, product, price = iv.zero, iv.zero, iv.zero
-    for layer in layers:
-        spectral, distance = (_rounded(number, count) for number in (layer.spectral, layer.distance))
-        if layer.lipschitz < 0 or not is_number(layer.lipschitz):
-            raise InvalidEvidence(f"a Lipschitz constant is at least 0; got {layer.lipschitz!r}")
-        price = price + two_sided_price(spectral) + two_sided_price(distance)
-        product = product + iv.ln2 * spectral / count + iv.log(layer.lipschitz)
-        total = total + iv.exp(iv.ln2 * (2 * (distance - spectral)) / (3 * count))
-    return SpectralComplexity(upper(product + iv.log(total) * 3 / 2), upper(price))
-
-
-def _rounded(norm: float, steps: int) -> int:
-    """The smallest j with 2^(j/steps) certainly at least ``norm``."""
-    if not is_number(norm) or not 0 <= norm < inf:
-        raise InvalidEvidence(f"a norm is finite and at least 0; got {norm!r:.60}")
-    return ceil(upper(iv.log(max(norm, SMALLEST_NORM)) / iv.ln2 * steps))
-
-
 class RowProduct(NamedTuple):
     """ln of the product of row norms, hidden ones at grid points, and what those cost; both rounded up."""
 
@@ -276,23 +234,6 @@ def row_product(row_norms: Sequence[float]) -> RowProduct:
         point = grid.above(iv.log(norm))
         product, price = product + point.log_value, price + point.price_nats
     return RowProduct(upper(product), upper(price))
-
-
-def log_frobenius_complexity(layers: Sequence[tuple[float, float]]) -> float:
-    """ln of Π‖Aᵢ‖₂ √(Σ‖Aᵢ‖_F/‖Aᵢ‖₂), the scale the lecture slide divides margins by: an *indicator*, proved of nothing.
-
-    Arguments: (spectral, Frobenius) norm of each layer. Counter-example to the slide's theorem: n orthonormal inputs, a hidden layer of
-    width n whose columns are orthonormal sign vectors or zero, and n arbitrary labels stored with constant margin at a scale of 2 n^(1/4).
-
-    >>> round(log_frobenius_complexity([(1.0, 1.0)] * 4), 6)  # ln 2
-    0.693147
-    """
-    total, product = iv.zero, iv.zero
-    for spectral, frobenius in layers:
-        if spectral == 0:
-            return -inf
-        product, total = product + iv.log(spectral), total + iv.mpf(frobenius) / spectral
-    return upper(product + iv.log(total) / 2)
 
 
 def fat_shattering_dimension(

@@ -59,6 +59,11 @@ class Layer:
         """‖Ã‖₂, above: the upper end of a certified bracket."""
         return min(spectral_norm_of(self.map).upper + self.slack[0], self.frobenius)
 
+    def linear_spectral(self, tolerance: float) -> float:
+        """‖A‖₂ without the bias, above."""
+        inner = self.map.linear_upper(tolerance) if isinstance(self.map, Appended) else spectral_norm_of(self.map).upper
+        return inner + self.slack[0]
+
     def distance(self, other: Layer | None, rows: int) -> float:
         """Σ over the first ``rows`` rows of the ℓ2 norm of Ã's less the other's, above; None stands for zero."""
         if other is None:

@@ -1,8 +1,8 @@
-"""Evidence of the norm-based bounds, measured on a subject as the proofs demand: the chain of layers, read once for all of them.
+"""Evidence of the norm-based bounds, measured on a subject as the proofs demand: the layers, read once for all of them.
 
-What the theorems call the network is a chain of affine layers and fixed activations. Nothing that could hide a table passes: the graph
-must be symbolic (true for every input), of torch's own layers without hooks, and :func:`~nonvacuous.measures.state.check_registered`
-must find nothing outside parameters and buffers.
+What the theorems call the network is a chain of affine layers and fixed activations; for spectral-margin it may branch. Nothing that
+could hide a table passes: the graph must be symbolic (true for every input), of torch's own layers without hooks, and
+:func:`~nonvacuous.measures.state.check_registered` must find nothing outside parameters and buffers.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from functools import cached_property
 
 import torch
 
-from nonvacuous.bounds.margin import LayerNorms, RowProduct, SpectralComplexity, row_product, spectral_complexity
+from nonvacuous.bounds.margin import RowProduct, row_product
+from nonvacuous.bounds.spectral_complexity import SpectralComplexity
 from nonvacuous.core.bound import Sample
 from nonvacuous.core.errors import InvalidInput, UnsupportedModule
 from nonvacuous.measures.lipschitz import RULES, exact_copy
 from nonvacuous.measures.margins import risk_at
-from nonvacuous.measures.norm_quantities import Chain, chain_of
+from nonvacuous.measures.norm_quantities import Chain, weight_graph
 from nonvacuous.measures.state import check_registered
 from nonvacuous.measures.subject import Number, Subject, measure
+from nonvacuous.measures.weight_graph import WeightGraph
 from nonvacuous.operators.graph import LEAVES, Graph
 from nonvacuous.operators.rules import RULES as LAYER_RULES
 from nonvacuous.operators.tracers import by_fx
@@ -34,20 +36,15 @@ DECLARE = (
 
 @dataclass(frozen=True)
 class NormEvidence:
-    """The chain of a network, and that of its initial weights (None: distances are from zero); what costs time is computed once."""
+    """The layers of a network, and those of its initial weights (None: distances are from zero); what costs time is computed once."""
 
-    chain: Chain
-    reference: Chain | None
+    network: WeightGraph
+    reference: WeightGraph | None
 
-    @cached_property
-    def spectral(self) -> tuple[float, ...]:
-        """Upper ends of ‖Ãᵢ‖₂."""
-        return self.chain.spectral_norms
-
-    @cached_property
-    def distances(self) -> tuple[float, ...]:
-        """‖Ãᵢᵀ − Mᵢᵀ‖₂,₁."""
-        return self.chain.distances(self.reference)
+    @property
+    def chain(self) -> Chain:
+        """The network as a chain; raises :class:`UnsupportedModule` for one with branches."""
+        return self.network.chain
 
     @cached_property
     def rows(self) -> RowProduct:
@@ -62,8 +59,7 @@ class NormEvidence:
     @cached_property
     def complexity(self) -> SpectralComplexity:
         """The (2,1) spectral complexity and its price."""
-        norms = zip(self.spectral, self.distances, (*self.chain.constants, 1.0), strict=True)
-        return spectral_complexity([LayerNorms(*layer) for layer in norms])
+        return self.network.complexity(self.reference)
 
 
 # -- from a subject to its chain
@@ -77,9 +73,9 @@ def norm_evidence(subject: Subject) -> NormEvidence:
 def _read(subject: Subject) -> NormEvidence:
     symbolic_graph(subject)
     shape = tuple(subject.capacity_example.shape[1:])
-    chain = chain_of(subject.module, shape, homogeneous=False)
-    initial = None if subject.initial is None else chain_of(subject.initial, shape, homogeneous=False)
-    return NormEvidence(chain, initial)
+    return NormEvidence(
+        weight_graph(subject.module, shape), None if subject.initial is None else weight_graph(subject.initial, shape)
+    )
 
 
 def symbolic_graph(subject: Subject) -> Graph:
@@ -142,7 +138,7 @@ def margin_risk(subject: Subject, _: float) -> Number:
 @measure("input_rms", TRAINING)
 def input_rms(subject: Subject, _: float) -> Number:
     """√(1/n Σ‖x̃ᵢ‖²)."""
-    return subject.sizes.rms(norm_evidence(subject).chain.biased)
+    return subject.sizes.rms(norm_evidence(subject).network.biased)
 
 
 @measure("largest_coordinate_rms", TRAINING)
@@ -155,7 +151,7 @@ def largest_coordinate_rms(subject: Subject, _: float) -> Number:
 def input_bound(subject: Subject, _: float) -> Number:
     """√(D max(low², high²)), and 1 more under the root with biases, for the declared range of inputs."""
     evidence, (low, high) = norm_evidence(subject), declared_range(subject)
-    return math.sqrt(evidence.chain.inputs * max(low * low, high * high) + evidence.chain.biased) * (1 + 1e-12)
+    return math.sqrt(evidence.network.inputs * max(low * low, high * high) + evidence.network.biased) * (1 + 1e-12)
 
 
 def declared_range(subject: Subject) -> tuple[float, float]:
@@ -177,10 +173,17 @@ def _of_chain(name: str) -> None:
     measure(name, TRAINING)(lambda subject, _: getattr(norm_evidence(subject).chain, name))
 
 
-for _name in ("inputs", "classes", "depth", "widest", "parameters"):
+def _of_network(name: str) -> None:
+    """Likewise what any network of layers knows."""
+    measure(name, TRAINING)(lambda subject, _: getattr(norm_evidence(subject).network, name))
+
+
+for _name in ("depth", "parameters"):
     _of_chain(_name)
 for _name in ("log_frobenius_product_nats", "log_spectral_product_nats", "stable_rank_sum"):
     _of_chain(_name)
+for _name in ("inputs", "classes", "widest"):
+    _of_network(_name)
 measure("log_row_product_nats", TRAINING)(lambda subject, _: norm_evidence(subject).rows.log_row_product_nats)
 measure("row_grid_nats", TRAINING)(lambda subject, _: norm_evidence(subject).rows.row_grid_nats)
 measure("norm_grid_nats", TRAINING)(lambda subject, _: norm_evidence(subject).complexity.norm_grid_nats)

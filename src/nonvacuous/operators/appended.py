@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nonvacuous.operators.certified import gamma
 from nonvacuous.operators.linear_map import LinearMap
-from nonvacuous.operators.norms import absolute_size, entries_error, rounding_terms, spectral_norm_of
+from nonvacuous.operators.norms import MEMORY, absolute_size, entries_error, rounding_terms, spectral_norm_of
 
 STEPS = 60
 
@@ -31,6 +31,7 @@ class Appended(LinearMap):
         self.device = self.offset.device
         self.shape_in = (linear.columns + 1,)
         self.shape_out = (linear.rows + (0 if is_last else 1),)
+        self._known: tuple[float, float] | None = None  # tolerance and upper end of ‖A‖₂, computed once
 
     def apply(self, x: Tensor) -> Tensor:
         image = self.linear.apply(x[:, :-1].reshape(-1, *self.linear.shape_in)).flatten(1) + x[:, -1:] * self.offset.to(
@@ -53,9 +54,15 @@ class Appended(LinearMap):
         """Norm of the rounding errors in its entries written out."""
         return entries_error(self.linear)
 
+    def linear_upper(self, tolerance: float = 0.01, memory: int = MEMORY) -> float:
+        """A proved upper end of ``‖A‖₂``; one found before with at most this tolerance is given again."""
+        if self._known is None or self._known[0] > tolerance:
+            self._known = tolerance, spectral_norm_of(self.linear, tolerance=tolerance, memory=memory).upper
+        return self._known[1]
+
     def upper(self, hint: float, tolerance: float, memory: int) -> float:
         """A proved upper end, never above the norm of ``[[‖A‖, ‖b‖], [0, 1]]``."""
-        inner = spectral_norm_of(self.linear, tolerance=tolerance / 4, memory=memory).upper
+        inner = self.linear_upper(tolerance / 4, memory)
         most = self._of_blocks(inner)
         trial, step = max(hint, inner) * (1 + tolerance / 2), tolerance / 4
         while trial < most:
