@@ -1,0 +1,167 @@
+"""K + λI = L Lᵀ in the very memory of K, with answers better than the storage's precision.
+
+The factor takes one triangle of the matrix and leaves the other, so K can still be multiplied by (for true residuals and for
+refinement in float64 of a float32 factor) and factored again with another λ, all in n² numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.linalg import lapack
+from torch import Tensor
+
+from nonvacuous.core.errors import InvalidInput
+from nonvacuous.kernels.block_gram import ROWS, Stripe, StripedGram
+
+REFINEMENTS = 8
+
+
+class SingularGram(InvalidInput):
+    """K + λI is not positive definite in floating point; the message says which rows repeat."""
+
+
+class _Lower(StripedGram):
+    """K, from the strict lower triangle of the factored array and the diagonal that was put aside."""
+
+    def __init__(self, matrix: Tensor, diagonal: Tensor) -> None:
+        self.matrix, self.kept, self.n, self.dtype = matrix, diagonal, len(matrix), matrix.dtype
+
+    def stripe(self, start: int) -> Tensor:
+        end = min(start + self.rows, self.n)
+        values = self.matrix[start:end, :end].clone()
+        low = values[:, start:].tril(-1)
+        values[:, start:] = low + low.T + torch.diag(self.kept[start:end])
+        return values
+
+    def stripes(self) -> Iterator[Stripe]:
+        for start in self.starts:
+            yield Stripe(start, self.stripe(start))
+
+
+class Cholesky:
+    """The factor of K + λI.
+
+    matrix: K ``[n, n]``, symmetric; **its upper triangle and diagonal are overwritten**. ridge: λ ≥ 0.
+
+    Raises:
+        SingularGram: the factorisation met a pivot that is not positive.
+    """
+
+    def __init__(self, matrix: Tensor, ridge: float) -> None:
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+            raise InvalidInput(f"a Gram matrix of shape {tuple(matrix.shape)}: it must be [n, n]")
+        if matrix.dtype not in (torch.float32, torch.float64):
+            raise InvalidInput(f"a Gram matrix in {matrix.dtype}: factor it in float32 or float64")
+        self.matrix = matrix if matrix.is_contiguous() else matrix.contiguous()
+        self.diagonal = matrix.diagonal().clone()
+        self.n, self.dtype = len(matrix), matrix.dtype
+        self.gram: StripedGram = _Lower(self.matrix, self.diagonal)
+        self.ridge = ridge
+        self._factor()
+
+    def refactored(self, ridge: float) -> Cholesky:
+        """The same memory, with another λ; the former factor is gone. Returns itself."""
+        for start in range(0, self.n, ROWS):
+            end = min(start + ROWS, self.n)
+            self.matrix[:start, start:end] = self.matrix[start:end, :start].T
+            own = self.matrix[start:end, start:end]
+            low = own.tril(-1)
+            own.copy_(low + low.T)
+        self.matrix.diagonal().copy_(self.diagonal)
+        self.ridge = ridge
+        self._factor()
+        return self
+
+    def _factor(self) -> None:
+        if not (math.isfinite(self.ridge) and self.ridge >= 0):
+            raise InvalidInput(f"ridge {self.ridge!r}: 0 or more, and finite")
+        self.matrix.diagonal().add_(self.ridge)
+        if self.matrix.device.type == "cpu":
+            potrf = lapack.spotrf if self.dtype == torch.float32 else lapack.dpotrf
+            array = self.matrix.numpy().T  # column-major, so that nothing is copied; its lower triangle is our upper one
+            factor, info = potrf(array, lower=1, overwrite_a=1, clean=0)
+            if not np.may_share_memory(factor, array):
+                self.matrix.copy_(torch.from_numpy(factor).T)
+            failed = int(info)
+        else:
+            upper, code = torch.linalg.cholesky_ex(self.matrix, upper=True)
+            self.matrix.copy_(upper.triu() + self.matrix.tril(-1))
+            failed = int(code)
+        if failed:
+            raise _explained(
+                f"K + {self.ridge:g}·I is not positive definite in {self.dtype}: row {failed - 1} adds nothing to those before it",
+                self.gram,
+            )
+
+    def half_solved(self, vectors: Tensor) -> Tensor:
+        """L⁻¹ V ``[n, k]``: its squared column norms are vᵀ(K + λI)⁻¹v."""
+        return self._triangular(vectors.to(self.dtype), transposed=False).to(vectors.dtype)
+
+    def _triangular(self, V: Tensor, *, transposed: bool) -> Tensor:
+        if self.matrix.device.type == "cpu":
+            trtrs = lapack.strtrs if self.dtype == torch.float32 else lapack.dtrtrs
+            out, info = trtrs(self.matrix.numpy().T, V.numpy(), lower=1, trans=int(transposed))
+            if info:
+                raise SingularGram(f"the factor has a zero at row {info - 1}")
+            return torch.from_numpy(out)
+        return torch.linalg.solve_triangular(self.matrix if transposed else self.matrix.mT, V, upper=transposed)
+
+    def solved(self, vectors: Tensor) -> Tensor:
+        """(K + λI)⁻¹ V ``[n, k]``, refined in float64 until that no longer helps; in V's type."""
+        target = vectors.double()
+        answer = torch.zeros_like(target)
+        residual, best = target, math.inf
+        for _ in range(REFINEMENTS):
+            step = self._triangular(self._triangular(residual.to(self.dtype), transposed=False), transposed=True).double()
+            candidate = answer + step
+            new = target - self.product(candidate)
+            size = float(new.norm())
+            if not size < 0.5 * best:
+                break
+            answer, residual, best = candidate, new, size
+            if size <= 1e-14 * float(target.norm()):
+                break
+        return answer.to(vectors.dtype)
+
+    def product(self, vectors: Tensor) -> Tensor:
+        """(K + λI) V ``[n, k]``, in float64."""
+        V = vectors.double()
+        return self.gram.product(V, accurate=True) + self.ridge * V
+
+    def log_determinant(self) -> float:
+        """ln det(K + λI)."""
+        return 2 * float(self.matrix.diagonal().double().log().sum())
+
+
+def repeated_rows(gram: StripedGram, most: int = 5) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of inputs that the kernel cannot tell apart: K_ii + K_jj − 2K_ij within rounding of 0.
+
+    The distance in the kernel's own feature space: equal inputs, and inputs that the kernel maps to one point. Makes one pass.
+    """
+    diagonal = gram.diagonal()
+    tolerance = 64 * torch.finfo(gram.dtype).eps
+    found: list[tuple[int, int]] = []
+    for start, values in gram.stripes():
+        end = start + len(values)
+        scale = diagonal[start:end, None] + diagonal[None, :end]
+        near = (scale - 2 * values <= tolerance * scale).tril(start - 1)
+        for row, column in near.nonzero().tolist():
+            found.append((column, start + row))
+            if len(found) == most:
+                return found
+    return found
+
+
+def _explained(what: str, gram: StripedGram) -> SingularGram:
+    """The error with the rows that repeat, or with what else may be the matter."""
+    pairs = repeated_rows(gram)
+    if pairs:
+        listed = ", ".join(f"{i} = {j}" for i, j in pairs) + (", …" if len(pairs) == 5 else "")
+        return SingularGram(f"{what}. Rows that the kernel cannot tell apart: {listed}. Remove them, or take a ridge above 0")
+    return SingularGram(
+        f"{what}. No two rows repeat, but their features are linearly dependent to rounding: take a larger ridge, or float64"
+    )
