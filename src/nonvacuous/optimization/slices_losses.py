@@ -120,7 +120,7 @@ class Evaluation:
 
     def _in_turn_here(self, batches: Sequence[Batch], shared: _SharedLayer | None = None) -> Losses:
         objective = self.objective
-        with _normalising(objective):
+        with normalising(objective):
             parts = []
             for i, batch in enumerate(batches):
                 if shared:
@@ -210,7 +210,7 @@ def _wrong(answers: Tensor, targets: Tensor) -> Tensor:
 
 
 @contextmanager
-def _normalising(objective: Objective) -> Iterator[None]:
+def normalising(objective: Objective) -> Iterator[None]:
     """Batch-norm set as the objective says, at the weights that the model has now."""
     norms = batch_norms(objective.model)
     if not norms or objective.statistics is Statistics.FROZEN:
@@ -231,8 +231,9 @@ def _normalising(objective: Objective) -> Iterator[None]:
     for norm in norms:
         norm.reset_running_stats()
         norm.training, norm.momentum = True, None  # None: the plain mean over batches
-    for batch in _calibration(objective):
-        outputs(objective.model, batch.inputs)
+    with torch.no_grad():
+        for batch in _calibration(objective):
+            outputs(objective.model, batch.inputs)
     for norm in norms:
         norm.training = False
     yield
