@@ -41,6 +41,7 @@ def fisher_rao_norm(objective: Objective) -> Measured:
             losses = _losses(objective, batch)
             dual = torch.zeros_like(losses, requires_grad=True)
             parts = torch.autograd.grad(losses, list(weights.values()), dual, create_graph=True, allow_unused=True)
+            _check_twice(parts)
             product = sum(
                 ((g * w.detach()).sum() for g, w in zip(parts, weights.values(), strict=True) if g is not None), dual.sum() * 0
             )
