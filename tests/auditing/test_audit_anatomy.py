@@ -85,8 +85,48 @@ def test_what_does_not_apply_is_absent_with_a_sentence() -> None:
     x = torch.rand(N, D)
     audit = nonvacuous.audit(nn.Sequential(Odd(), nn.Linear(D, 2)), train=(x, (x[:, 0] > 0.5).long()))
     assert audit.anatomy is not None and audit.anatomy.total is not None
-    assert set(audit.anatomy.absent) == {"norms", "slopes", "pair", "scaled margins"}
-    assert all("Odd" in reason for reason in audit.anatomy.absent.values())
-    assert page(audit).count("Not given: ") == 3
-    function = nonvacuous.audit(lambda inputs: np.zeros(len(inputs), dtype=int), train=(x, torch.zeros(N).long()))
+    assert set(audit.anatomy.absent) == {"slopes", "pair", "scaled margins"} and "Odd" in audit.anatomy.absent["scaled margins"]
+    assert "Odd" in audit.anatomy.caveat and "indicators here" in page(audit)
+    assert page(audit).count("Not given: ") == 2
+
+
+class Listed(nn.Module):
+    """A list of its building plan, as EfficientNet keeps one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = list(range(100))
+        self.first, self.norm, self.last = nn.utils.weight_norm(nn.Linear(D, 4)), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.first(x)).relu())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+def test_tables_are_shown_as_indicators_where_certificates_refuse() -> None:
+    x = torch.rand(N, D)
+    net = Listed().eval()
+    found = nonvacuous.audit(net, train=(x, (x[:, 0] > 0.5).long()))
+    a = found.anatomy
+    assert a is not None and "plan" in a.caveat and a.norms is not None and len(a.slopes) == 2
+    true = float(torch.linalg.matrix_norm(net.first.weight.detach().double(), 2))
+    assert [row.kind for row in a.norms.rows] == ["Linear", "BatchNorm1d", "Linear"]
+    assert a.norms.rows[0].lower <= true * (1 + 1e-6) and true <= a.norms.rows[0].upper * (1 + 1e-6)
+    reasons = {skipped.bound: skipped.reason for skipped in found.skipped}
+    assert "plan" in reasons["spectral-margin"] and "plan" in a.absent["scaled margins"]
+    text = page(found)
+    assert "Norms and Lipschitz constants are indicators here." in text and "plan" in text
+
+
+def test_noise_stability_is_in_the_report(audit: Audit) -> None:
+    a = audit.anatomy
+    assert a is not None and a.stability is not None and a.caveat == ""
+    assert [row.weights for row in a.stability.rows] == [48, 16] and not a.stability.convolutional
+    assert all(0 < row.cushion <= 1 and 0 < row.interlayer_cushion <= 1 and row.exact for row in a.stability.rows)
+    assert a.stability.needed_smoothness == 6 and a.stability.log10_examples is not None
+    assert "Noise stability" in page(audit) and "constants and logarithms left out" in page(audit)
+
+
+def test_a_function_has_no_anatomy() -> None:
+    function = nonvacuous.audit(lambda inputs: np.zeros(len(inputs), dtype=int), train=(torch.rand(N, D), torch.zeros(N).long()))
     assert function.anatomy is None and "What the network is made of" not in page(function)

@@ -149,8 +149,18 @@ def test_the_complexity_is_assembled_from_the_quantities() -> None:
     assert found.log_complexity(0.5) == log_cushion_complexity(cushions, found.contraction, found.largest_output, 0.5)
     assert "μ→" in str(found) and "3d = 12" in str(found)
     _, images, pictures = networks()[2]
-    with pytest.raises(UnsupportedModule, match="fully connected"):
-        noise_stability(images, pictures, draws=0).log_complexity(0.5)
+    found = noise_stability(images, pictures, draws=0)
+    spreads = []
+    for layer, module in zip(found.layers, [m for m in images.modules() if hasattr(m, "weight")], strict=False):
+        windows = (
+            math.prod(-(-k // s) for k, s in zip(module.kernel_size, module.stride, strict=True)) if layer.windows > 1 else 1
+        )
+        assert layer.windows == windows
+        spreads.append((layer.well_distributed, windows, layer.cushion, layer.interlayer_cushion))
+    assert any(windows > 1 for _, windows, *_ in spreads)
+    total = sum(beta**2 * windows / (mu * inter) ** 2 for beta, windows, mu, inter in spreads)
+    size = found.contraction * len(spreads) * found.largest_output / 0.5
+    assert found.log_complexity(0.5) == pytest.approx(math.log(size**2 * total), rel=1e-12)
 
 
 class Residual(nn.Module):

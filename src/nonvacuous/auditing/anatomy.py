@@ -1,6 +1,8 @@
-"""What the network is made of, beside its certificates: costs, norms of layers and normalizers, Lipschitz brackets, the scale of margins.
+"""What the network is made of, beside its certificates: costs, norms of layers and normalizers, Lipschitz brackets, noise stability,
+the scale of margins.
 
-Every part that does not apply is absent, with a sentence that says why.
+Every part that does not apply is absent, with a sentence that says why. No certificate rests on the tables, so they are also made for
+networks that certificates refuse to read (knowledge outside parameters, hooks, control flow); then ``caveat`` says so.
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ from nonvacuous.bounds.gain import Side, gain
 from nonvacuous.core.errors import InvalidInput, NonvacuousError
 from nonvacuous.measures.lipschitz import Ball, global_table, local_table, sampled_lower
 from nonvacuous.measures.logs import CONSTANT
+from nonvacuous.measures.margins import choices, scale_free
+from nonvacuous.measures.noise_stability import noise_stability
 from nonvacuous.measures.norm_evidence import declared_range, norm_evidence, symbolic_graph
 from nonvacuous.measures.normalization import NORMALIZERS, NormalizationGain, normalization_gain
 from nonvacuous.measures.subject import Subject
 from nonvacuous.operators.cost import LayerCost, cost
+from nonvacuous.operators.graph import graph
 from nonvacuous.operators.normalizer_table import normalizer_table
 
 LN10 = math.log(10)
 TOLERANCE = 0.05
 """Relative width of the norms' brackets."""
 SAMPLED = 16
-"""Training inputs at which slopes are taken."""
+"""Training inputs at which slopes and noise stability are taken."""
+PROBES, NOISE_DRAWS = 64, 3
+"""Random signs that estimate a Jacobian's norm where a layer has more outputs, and draws of the noise behind the smoothness."""
 RADIUS = 0.05
 """Radius of the local region, in units of the inputs' root mean square norm."""
 EXCESS = 0.1
@@ -104,10 +111,42 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class StabilityRow:
+    """A weight layer's cushion μ, interlayer cushion μ→, contraction c and β, the relative error that noise of its input's size leaves in
+    the scores, and the random projections k that move its own output by ``relative_noise``, beside its number of weights."""
+
+    name: str
+    cushion: float
+    interlayer_cushion: float
+    contraction: float
+    well_distributed: float
+    noise_left: float
+    projections: float
+    weights: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Noise stability at some training inputs; ``log10_examples``: order of the examples below which the paper's bound is vacuous, its
+    constants and logarithms left out, at the ``margin`` named (None without a positive one). An indicator."""
+
+    rows: tuple[StabilityRow, ...]
+    inputs: int
+    smoothness: float
+    needed_smoothness: int
+    relative_noise: float
+    convolutional: bool
+    log10_examples: float | None
+    margin: float | None
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """The parts, None where one does not apply; ``absent`` says why, by the part's name.
 
     ``log10_margin_scale``: log₁₀ of R_A times the inputs' root mean square norm, what margins are divided by to compare networks.
+    ``caveat``: why norms and slopes are of the network as it was traced only (empty where they are proved of the network itself).
     """
 
     costs: tuple[CostRow, ...] = ()
@@ -116,6 +155,8 @@ class Anatomy:
     slopes: tuple[Slopes, ...] = ()
     pair: Pair | None = None
     log10_margin_scale: float | None = None
+    stability: Stability | None = None
+    caveat: str = ""
     absent: dict[str, str] = field(default_factory=dict)
 
 
@@ -134,8 +175,20 @@ def anatomy(subject: Subject) -> Anatomy:
     norms = part("norms", _norms)
     slopes = part("slopes", _slopes)
     pair = part("pair", _pair)
+    stability = part("noise stability", _stability)
     scale = part("scaled margins", _margin_scale)
-    return Anatomy(rows, total, norms, slopes or (), pair, scale, absent)
+    return Anatomy(
+        rows, total, norms, slopes or (), pair, scale, stability, _caveat(subject) if norms or slopes else "", absent
+    )
+
+
+def _caveat(subject: Subject) -> str:
+    """Why no certificate may rest on the traced graph, or nothing."""
+    try:
+        symbolic_graph(subject)
+    except NonvacuousError as error:
+        return str(error)
+    return ""
 
 
 def _example(subject: Subject, count: int = 1) -> Any:
@@ -157,11 +210,20 @@ def _cost_row(layer: LayerCost) -> CostRow:
     return CostRow(layer.name or "(model)", layer.kind, layer.parameters, layer.macs, layer.flops, layer.operations)
 
 
+def _numbers(subject: Subject, count: int = 1) -> Tensor:
+    """Training inputs of one array of numbers."""
+    inputs = _example(subject, count)
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        raise InvalidInput("the inputs are named, or token ids: these numbers speak of networks of one array of numbers")
+    return inputs
+
+
 def _gain(subject: Subject) -> NormalizationGain | None:
     """The rows of a network with normalizers, None for one without."""
-    if not any(node.operation in NORMALIZERS for node in symbolic_graph(subject)):
+    example = _numbers(subject)
+    if not any(node.operation in NORMALIZERS for node in subject.once("traced", lambda: graph(subject.module, example))):
         return None
-    shape = tuple(_example(subject).shape[1:])
+    shape = tuple(example.shape[1:])
     return subject.once("normalization", lambda: normalization_gain(subject.module, shape, tolerance=TOLERANCE))
 
 
@@ -181,8 +243,7 @@ def _norms(subject: Subject) -> Norms:
 
 
 def _slopes(subject: Subject) -> tuple[Slopes, ...]:
-    symbolic_graph(subject)
-    inputs = _example(subject, SAMPLED)
+    inputs = _numbers(subject, SAMPLED)
     module, shape = subject.module, tuple(inputs.shape[1:])
     radius = RADIUS * subject.sizes.rms(False)
     everywhere = global_table(module, shape, tolerance=TOLERANCE)
@@ -224,6 +285,38 @@ def _pair(subject: Subject) -> Pair:
 
 def _side(side: Side) -> GainSide:
     return GainSide(*(x / LN10 for x in (side.log_lipschitz_nats, side.log_cells_nats, side.log_examples_nats)))
+
+
+def _stability(subject: Subject) -> Stability:
+    inputs = _numbers(subject, SAMPLED)
+    found = noise_stability(subject.module, inputs, draws=NOISE_DRAWS, probes=PROBES, batch_size=SAMPLED)
+    rows = tuple(
+        StabilityRow(
+            layer.name or "(model)",
+            layer.cushion,
+            layer.interlayer_cushion,
+            float(layer.contractions.max()),
+            layer.well_distributed,
+            float(layer.attenuation[-1]),
+            layer.projections,
+            layer.weights,
+            layer.exact,
+        )
+        for layer in found.layers
+    )
+    tried = choices(subject.margins) if len(subject.margins) else []
+    margin = scale_free(tried).margin if tried else None
+    examples = None if margin is None else found.log_complexity(margin) / LN10
+    return Stability(
+        rows,
+        len(inputs),
+        found.interlayer_smoothness,
+        3 * len(rows),
+        found.relative_noise,
+        found.convolutional,
+        examples,
+        margin,
+    )
 
 
 def _margin_scale(subject: Subject) -> float:

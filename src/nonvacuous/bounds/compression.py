@@ -86,18 +86,25 @@ class CompressionBound(Bound):
 
 
 class Cushions(NamedTuple):
-    """One layer's noise stability: layer cushion μᵢ and (smallest) interlayer cushion μᵢ→, both in (0, 1]."""
+    """One layer's noise stability: layer cushion μᵢ and (smallest) interlayer cushion μᵢ→, both in (0, 1].
+
+    ``spread``: for a convolution β⌈κ/s⌉ (for each axis), β ≥ 1 how unevenly its output's positions bear the Jacobian, κ the kernel, s the
+    stride; 1 for a matrix. A convolution's cushion may exceed 1: its norm is that of the filters.
+    """
 
     layer: float
     interlayer: float
+    spread: float = 1.0
 
 
 def log_cushion_complexity(layers: Sequence[Cushions], contraction: float, largest_output: float, margin: float) -> float:
-    """ln of c²d² max‖f(x)‖² Σ 1/(μᵢ²μᵢ→²)/γ²: the m below which the paper's bound is vacuous, up to its constants and logs; an *indicator*.
+    """ln of c²d² max‖f(x)‖² Σ spreadᵢ²/(μᵢ²μᵢ→²)/γ²: the m below which the paper's bound is vacuous, without constants and logs; an
+    *indicator*.
 
     μᵢ = min_x ‖Aᵢφ(x^(i−1))‖/(‖Aᵢ‖_F ‖φ(x^(i−1))‖), the minimum over the training inputs; μᵢ→ = min over later layers j and x of
     ‖J x^i‖/(‖J‖_F ‖x^i‖), J the Jacobian at x of the map from layer i to j, j = i included, where it is the identity and the ratio is
-    1/√(width); contraction c ≥ ‖x^i‖/‖φ(x^i)‖ for all layers; and the theorem asks interlayer smoothness ρ_δ ≥ 3d. A cushion of 0 gives ∞.
+    1/√(width); spread 1 for matrices (Theorem 4.1), β⌈κ/s⌉ for convolutions (Theorem 5.1); contraction c ≥ ‖x^i‖/‖φ(x^i)‖ for all
+    layers; and the theorem asks interlayer smoothness ρ_δ ≥ 3d. A cushion of 0 gives ∞.
     :func:`~nonvacuous.measures.noise_stability.noise_stability` measures all of them.
 
     >>> round(log_cushion_complexity([Cushions(1.0, 1.0)] * 2, 1.0, 1.0, 1.0), 6)  # ln(2² · 2)
@@ -108,5 +115,5 @@ def log_cushion_complexity(layers: Sequence[Cushions], contraction: float, large
         raise InvalidEvidence("cushions, contraction and outputs are numbers of at least 0, the margin is positive")
     if any(min(layer) == 0 for layer in layers):
         return inf
-    total = log_sum_exp(-2 * (iv.log(layer.layer) + iv.log(layer.interlayer)) for layer in layers)
+    total = log_sum_exp(2 * (iv.log(layer.spread) - iv.log(layer.layer) - iv.log(layer.interlayer)) for layer in layers)
     return upper(2 * (iv.log(contraction) + iv.log(len(layers)) + iv.log(largest_output) - iv.log(margin)) + total)

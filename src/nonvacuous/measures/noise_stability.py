@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nonvacuous.bounds.compression import Cushions, log_cushion_complexity
-from nonvacuous.core.errors import InvalidInput, UnsupportedModule
+from nonvacuous.core.errors import InvalidInput
 from nonvacuous.measures.weight_chain import Trace, WeightChain
 
 MOST_NUMBERS = 2**23
@@ -45,6 +45,8 @@ class LayerStability:
             paper's Figure 1).  Biases count in x^j: an untrained network whose biases drown its input scores low for that reason.
         projections: kᵢ of Algorithm 1 at which it moves the layer's own output by the share ``relative_noise`` (root mean squares).
         weights: numbers in Aᵢ.
+        windows: Π⌈κ/s⌉ over the axes of a convolution of kernel κ and stride s, the square of the paper's ⌈κ/s⌉ in two dimensions; 1 for
+            linear layers.
         exact: the Frobenius norms are; else estimated by random signs.
     """
 
@@ -57,6 +59,7 @@ class LayerStability:
     attenuation: Tensor
     projections: float
     weights: int
+    windows: int
     exact: bool
 
     @property
@@ -74,6 +77,11 @@ class LayerStability:
     def well_distributed(self) -> float:
         """β over the later layers; 1 for linear layers and the last."""
         return float(self.concentrations.max()) if self.concentrations.numel() else 1.0
+
+    @property
+    def spread(self) -> float:
+        """β⌈κ/s⌉, by which a convolution's cushions are worth less; 1 for linear layers."""
+        return self.well_distributed * math.sqrt(self.windows)
 
 
 @dataclass(frozen=True)
@@ -109,15 +117,10 @@ class NoiseStability:
         return self.interlayer_smoothness >= 3 * len(self.layers)
 
     def log_complexity(self, margin: float) -> float:
-        """ln of the sample size below which Theorem 4.1 is vacuous, up to its hidden factors; an indicator.
-
-        Raises :class:`UnsupportedModule` for convolutions, whose theorem is another.
-        """
-        if self.convolutional:
-            raise UnsupportedModule("Theorem 4.1 speaks of fully connected networks: read the quantities themselves")
+        """ln of the sample size below which Theorem 4.1 (with convolutions 5.1) is vacuous, up to its hidden factors; an indicator."""
         if not math.isfinite(self.contraction):
             return math.inf
-        cushions = [Cushions(layer.cushion, layer.interlayer_cushion) for layer in self.layers]
+        cushions = [Cushions(layer.cushion, layer.interlayer_cushion, layer.spread) for layer in self.layers]
         return log_cushion_complexity(cushions, self.contraction, self.largest_output, margin)
 
     def __str__(self) -> str:
@@ -188,6 +191,7 @@ def noise_stability(
             attenuation=whole.attenuation[i].mean(1),
             projections=(float(chain.weight(i).norm()) / noise[i]) ** 2 if noise[i] else math.inf,
             weights=chain.weight(i).numel(),
+            windows=_windows(chain.layers[i]),
             exact=all(width <= probes for width in whole.widths[i + 1 :]),
         )
         for i in range(depth)
@@ -199,6 +203,13 @@ def noise_stability(
         relative_noise=relative_noise,
         convolutional=any(map(chain.convolves, range(depth))),
     )
+
+
+def _windows(layer: torch.nn.Module) -> int:
+    if isinstance(layer, torch.nn.Linear):
+        return 1
+    sizes: list[tuple[int, int]] = list(zip(layer.kernel_size, layer.stride, strict=True))  # type: ignore[arg-type]
+    return math.prod(-(-kernel // stride) for kernel, stride in sizes)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,11 @@ def _eager() -> Any:
 class _Meter(TorchDispatchMode):
     """Adds up products under the innermost running module that has a name."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch would load its compiler, which takes seconds, to be told not to compile this; under :func:`_eager` nothing is."""
+        return False
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
