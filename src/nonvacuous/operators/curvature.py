@@ -1,0 +1,365 @@
+"""Curvature of the mean loss as matrix-free linear operators: Hessian, generalised Gauss–Newton, Fisher, empirical Fisher.
+
+One product costs a double backward pass over all examples. Batches whose graphs of first derivatives fit in ``memory`` keep them, so
+that later products do not run the model again; the rest are run anew for every product, batch by batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonvacuous.core.errors import InvalidInput
+from nonvacuous.core.measured import Measured
+from nonvacuous.operators.lanczos import top_eigenpairs
+from nonvacuous.operators.mean_loss import Batch, Loss, MeanLoss, refusal, refuse_once_differentiable, twice_differentiable
+
+__all__ = ["Curvature", "Gradient", "eigenvalues", "empirical_fisher", "fisher", "ggn", "gradient", "hessian"]
+
+MEMORY = 2**30
+"""Bytes of graphs that an operator keeps by default."""
+
+Parts = Sequence[Tensor | None]
+Product = Callable[[list[Tensor]], Parts]
+"""One batch's matrix applied to tensors of the parameters' shapes; None stands for zero."""
+
+
+class Curvature:
+    """A symmetric [P, P] matrix that is only ever multiplied: ``operator @ v`` for v [P] or [P, k], of the operator's dtype.
+
+    Attributes: ``shape`` (P, P); ``dtype``; ``device``; ``names``, ``offsets``, ``sizes`` of the parameters in the flat vector;
+    ``examples`` N; ``products`` done so far (columns).
+
+    The weights must not change while the operator is in use: graphs are kept. Make a new one after a step.
+    """
+
+    def __init__(self, mean: MeanLoss, linearised: Callable[[MeanLoss, Batch], Product], memory: int = MEMORY) -> None:
+        self._mean, self._linearised, self._memory = mean, linearised, memory
+        self.shape, self.dtype, self.device = (mean.size, mean.size), mean.dtype, mean.device
+        self.names, self.offsets, self.sizes, self.examples = mean.names, mean.offsets, mean.sizes, mean.examples
+        self.products = 0
+        self._kept: list[tuple[float, Product]] = []
+        self._keep = self._affordable()
+        self._versions = [p._version for p in mean.parameters]
+
+    def __matmul__(self, right: Tensor) -> Tensor:
+        columns = self._checked(right)
+        total = torch.zeros_like(columns)
+        for share, product in self._each():
+            for column, image in zip(columns, total, strict=True):
+                self._add(share, product, column, image)
+        self.products += len(columns)
+        total = self._mean.summed(total)
+        return total[0] if right.ndim == 1 else total.mT.contiguous()
+
+    def split(self, vector: Tensor) -> dict[str, Tensor]:
+        """A flat vector [P] by parameter, in their shapes (views)."""
+        return dict(zip(self.names, self._mean.split(vector), strict=True))
+
+    def dense(self, most: int = 20_000) -> Tensor:
+        """The matrix itself [P, P], by P products; refused above ``most``."""
+        if self.shape[0] > most:
+            raise InvalidInput(f"the matrix would have {self.shape[0]} rows, above {most}: use products, or raise most")
+        return self @ torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
+
+    def free(self) -> None:
+        """Drop the graphs that are kept; later products make them again."""
+        self._kept = []
+
+    def _checked(self, right: Tensor) -> Tensor:
+        if not isinstance(right, Tensor) or right.ndim not in (1, 2) or len(right) != self.shape[0]:
+            shape = tuple(right.shape) if isinstance(right, Tensor) else type(right).__name__
+            raise InvalidInput(f"this operator multiplies [{self.shape[0]}] or [{self.shape[0]}, k]; got {shape}")
+        if right.dtype != self.dtype:
+            raise InvalidInput(f"the operator is {self.dtype}, the vector {right.dtype}: convert one of them")
+        if [p._version for p in self._mean.parameters] != self._versions:
+            raise InvalidInput("the weights have changed since this operator was made: make a new one")
+        return (right[None] if right.ndim == 1 else right.mT).detach().to(self.device).contiguous()
+
+    def _add(self, share: float, product: Product, column: Tensor, image: Tensor) -> None:
+        mean = self._mean
+        for place, part in zip(mean.split(image), product(mean.split(column)), strict=True):
+            if part is not None:
+                place.add_(part, alpha=share)
+
+    def _each(self) -> Iterable[tuple[float, Product]]:
+        yield from self._kept
+        if len(self._kept) == self._mean.own_batches:
+            return
+        for number, batch in enumerate(self._mean):
+            if number < len(self._kept):
+                continue
+            product = self._made(batch)
+            if number == len(self._kept) and number < self._keep:
+                self._kept.append((batch.share, product))
+            yield batch.share, product
+
+    def _made(self, batch: Batch) -> Product:
+        try:
+            with twice_differentiable(self._mean.model):
+                product = self._linearised(self._mean, batch)
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise refusal(self._mean.model, batch, error) from error
+
+        def guarded(parts: list[Tensor]) -> Parts:
+            try:
+                return product(parts)
+            except (RuntimeError, NotImplementedError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise refusal(self._mean.model, batch, error) from error
+
+        return guarded
+
+    def _affordable(self) -> int:
+        """How many batches may keep their graphs: the first one is weighed, the rest are taken in proportion to their share."""
+        batch = next(iter(self._mean))
+        weight = _weighed(lambda: self._made(batch))
+        losses = [float(self._mean.value(self._mean.outputs(batch), batch).detach()) for _ in range(2)]
+        if losses[0] != losses[1]:
+            raise InvalidInput(
+                f"the loss of the same batch was {losses[0]} and then {losses[1]}: the model is random (dropout by a function, "
+                "noise, random augmentation). Make it deterministic, as by model.eval()"
+            )
+        return max(0, int(self._memory // max(1, weight)))
+
+
+def _weighed(make: Callable[[], object]) -> int:
+    """Bytes that autograd keeps for what ``make`` returns: every storage once."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        make()
+    return sum(storages.values())
+
+
+def hessian(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    parameters: Iterable[str] | None = None,
+    memory: int = MEMORY,
+    group: Any = None,
+) -> Curvature:
+    """∇²L of the mean loss over all examples (:class:`~nonvacuous.operators.mean_loss.MeanLoss`), by double backward.
+
+    Args:
+        model: in the mode in which it is meant; frozen parameters are left out, tied ones count once.
+        loss: (outputs, targets) ↦ mean over the batch, as ``torch.nn.functional.cross_entropy``.
+        batches: (x, y) again and again: a list or a loader, not a one-pass iterator. x may be a tensor, a tuple of arguments or a
+            dict of keyword arguments.
+        parameters: names of those to differentiate by; all trainable ones by default.
+        memory: bytes of graphs to keep between products; 0 runs the model anew for every product.
+        group: a ``torch.distributed`` process group each of whose ranks passes its own batches; products are summed over them.
+
+    Raises InvalidInput for empty or one-pass batches, a random model (dropout), a loss that is not finite or not one number,
+    outputs without gradient; UnsupportedModule, naming the layer, where torch cannot differentiate twice.
+
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> (hessian(model, nn.functional.mse_loss, [(x, torch.zeros(2, 1))]).dense() - x.T @ x).abs().max().item()  # 2/n · XᵀX, n = 2
+    0.0
+    """
+    return Curvature(MeanLoss(model, loss, batches, parameters, group), _hessian_of, memory)
+
+
+def ggn(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    parameters: Iterable[str] | None = None,
+    memory: int = MEMORY,
+    group: Any = None,
+) -> Curvature:
+    """Generalised Gauss–Newton matrix (1/N) Σ Jᵀ(∇²_f ℓ)J, J the Jacobian of the outputs by the weights; arguments as `hessian`.
+
+    Positive semidefinite where the loss is convex in the outputs. Source: Schraudolph 2002; Martens 2020 (JMLR 21), section 8.
+    """
+    return Curvature(MeanLoss(model, loss, batches, parameters, group), _ggn_of, memory)
+
+
+def fisher(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    parameters: Iterable[str] | None = None,
+    memory: int = MEMORY,
+    group: Any = None,
+) -> Curvature:
+    """Fisher information (1/N) Σ E_{y ~ p(·|x)}[∇ℓ ∇ℓᵀ] of the model's own predictive distribution; arguments as `hessian`.
+
+    For losses −log p of an exponential family whose natural parameters are the outputs (cross entropy; squared error as a Gaussian of
+    fixed variance) it equals the generalised Gauss–Newton matrix (Martens 2020, section 9.2), by which it is computed here. There the
+    loss's Hessian by the outputs does not depend on the target, which is tested: a loss that fails raises InvalidInput.
+    """
+    mean = MeanLoss(model, loss, batches, parameters, group)
+    _check_natural(mean)
+    return Curvature(mean, _ggn_of, memory)
+
+
+def empirical_fisher(
+    model: nn.Module,
+    loss: Loss,
+    batches: Iterable[Any],
+    *,
+    parameters: Iterable[str] | None = None,
+    memory: int = MEMORY,
+    group: Any = None,
+) -> Curvature:
+    """(1/N) Σ g gᵀ over the examples' own loss gradients g, with the labels of the data; arguments as `hessian`.
+
+    The uncentred covariance of the gradient noise. It is not the Fisher information (Kunstner, Hennig and Balles 2019). The loss
+    must be a mean of one term an example (the outputs' first dimension), and the model must treat examples one by one.
+    """
+    mean = MeanLoss(model, loss, batches, parameters, group)
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in model.modules()):
+        raise InvalidInput(
+            "in training mode batch normalisation mixes the examples, so that none has a gradient of its own: model.eval()"
+        )
+    return Curvature(mean, _empirical_of, memory)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The mean loss over all examples and its gradient as a flat vector [P]."""
+
+    loss: float
+    vector: Tensor
+
+
+def gradient(
+    model: nn.Module, loss: Loss, batches: Iterable[Any], *, parameters: Iterable[str] | None = None, group: Any = None
+) -> Gradient:
+    """L and ∇L; arguments as `hessian`."""
+    mean = MeanLoss(model, loss, batches, parameters, group)
+    value = torch.zeros((), dtype=torch.float64, device=mean.device)
+    total = torch.zeros(mean.size, dtype=mean.dtype, device=mean.device)
+    for batch in mean:
+        with torch.enable_grad():
+            own = mean.value(mean.outputs(batch), batch)
+            parts = torch.autograd.grad(own, mean.parameters, allow_unused=True)
+        value += batch.share * own.detach().double()
+        total += batch.share * mean.flat(parts)
+    return Gradient(float(mean.summed(value)), mean.summed(total))
+
+
+def eigenvalues(operator: Any, k: int = 5, *, tolerance: float = 1e-3, seed: int | torch.Generator = 0) -> list[Measured]:
+    """The k algebraically largest eigenvalues of a symmetric operator, descending, as brackets; indicators.
+
+    Each is [θ, θ + r] with θ a Ritz value (never above the true one, by Cauchy's interlacing) and r its residual, both widened by the
+    measured rounding. An indicator, since no Krylov method can exclude an eigenvalue that it missed. A value that did not converge
+    has a wide bracket; :func:`nonvacuous.operators.lanczos.top_eigenpairs` gives the flags, the vectors and more options.
+
+    >>> [round(value.midpoint, 6) for value in eigenvalues(torch.diag(torch.tensor([1.0, 4.0, 3.0, 4.0, -9.0]).double()), 3)]
+    [4.0, 4.0, 3.0]
+    """
+    return top_eigenpairs(operator, k, tolerance=tolerance, seed=seed).measured()
+
+
+def _hessian_of(mean: MeanLoss, batch: Batch) -> Product:
+    value = mean.value(mean.outputs(batch), batch)
+    first = torch.autograd.grad(value, mean.parameters, create_graph=True, allow_unused=True)
+    curved = [(i, g) for i, g in enumerate(first) if g is not None and g.requires_grad]
+    refuse_once_differentiable([g for _, g in curved])
+
+    def product(vector: list[Tensor]) -> Parts:
+        if not curved:
+            return [None] * len(vector)
+        return torch.autograd.grad(
+            [g for _, g in curved], mean.parameters, [vector[i] for i, _ in curved], retain_graph=True, allow_unused=True
+        )
+
+    return product
+
+
+class _Jacobian:
+    """J = ∂outputs/∂w of one batch: J v by differentiating the linear map u ↦ Jᵀu, and Jᵀu."""
+
+    def __init__(self, mean: MeanLoss, outputs: Tensor) -> None:
+        self.outputs, self.parameters = outputs, mean.parameters
+        self.dual = torch.zeros_like(outputs).requires_grad_()
+        pulled = torch.autograd.grad(outputs, self.parameters, self.dual, create_graph=True, allow_unused=True)
+        self.pulled = [(i, g) for i, g in enumerate(pulled) if g is not None and g.requires_grad]
+        refuse_once_differentiable([g for _, g in self.pulled])
+
+    def times(self, vector: list[Tensor]) -> Tensor:
+        moving = [g for _, g in self.pulled]
+        return torch.autograd.grad(moving, self.dual, [vector[i] for i, _ in self.pulled], retain_graph=True)[0]
+
+    def adjoint(self, dual: Tensor) -> Parts:
+        return torch.autograd.grad(self.outputs, self.parameters, dual, retain_graph=True, allow_unused=True)
+
+
+def _ggn_of(mean: MeanLoss, batch: Batch) -> Product:
+    outputs = mean.outputs(batch)
+    curvature = _output_hessian(mean, outputs, batch)
+    jacobian = _Jacobian(mean, outputs)
+
+    def product(vector: list[Tensor]) -> Parts:
+        bent = curvature(jacobian.times(vector))
+        return [None] * len(vector) if bent is None else jacobian.adjoint(bent)
+
+    return product
+
+
+def _output_hessian(mean: MeanLoss, outputs: Tensor, batch: Batch) -> Callable[[Tensor], Tensor | None]:
+    """v ↦ ∇²_f loss · v for v of the outputs' shape; None where the loss is piecewise linear."""
+    leaf = outputs.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(mean.value(leaf, batch), leaf, create_graph=True)
+
+    def times(v: Tensor) -> Tensor | None:
+        return torch.autograd.grad(slope, leaf, v, retain_graph=True, allow_unused=True)[0] if slope.requires_grad else None
+
+    return times
+
+
+def _empirical_of(mean: MeanLoss, batch: Batch) -> Product:
+    outputs = mean.outputs(batch)
+    leaf = outputs.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(mean.value(leaf, batch), leaf)
+    if len(slope) != len(batch.targets):
+        raise InvalidInput(
+            f"{len(slope)} outputs for {len(batch.targets)} targets: the empirical Fisher needs one row an example"
+        )
+    jacobian, own = _Jacobian(mean, outputs), slope * len(slope)
+
+    def product(vector: list[Tensor]) -> Parts:
+        along = (own * jacobian.times(vector)).flatten(1).sum(1)  # gᵢᵀJᵢv
+        return jacobian.adjoint(slope * along.reshape(-1, *[1] * (slope.ndim - 1)))
+
+    return product
+
+
+def _check_natural(mean: MeanLoss) -> None:
+    batch = next(iter(mean))
+    with torch.no_grad(), torch.enable_grad():
+        outputs = mean.outputs(batch).detach()
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
+        images = [
+            _output_hessian(mean, outputs, Batch(batch.inputs, targets, batch.share))(probe)
+            for targets in (batch.targets, batch.targets.roll(1, 0))
+        ]
+    first, second = (torch.zeros_like(probe) if image is None else image for image in images)
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-5 * float(first.abs().max())):
+        raise InvalidInput(
+            "the loss's Hessian by the outputs depends on the targets, so that this loss is not −log of an exponential family "
+            "in its natural parameters (class weights, a robust loss, probabilities instead of scores): its Fisher information "
+            "is not determined by the loss alone. Use ggn or empirical_fisher"
+        )
