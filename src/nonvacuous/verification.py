@@ -34,12 +34,19 @@ class Verification:
     @property
     def verified(self) -> int:
         """Certificates that hold at the level asked for."""
-        return sum(result.ok for result in self.results)
+        return sum(result.ok for result in self.results) - self.unmeasured
+
+    @property
+    def unmeasured(self) -> int:
+        """Certificates that are consistent, but whose evidence could not be measured again with what was given, unlike others'."""
+        if not any(result.level == 2 and result.certificate is not None for result in self.results):
+            return 0
+        return sum(result.ok and result.level == 1 for result in self.results)
 
     @property
     def refused(self) -> int:
         """Certificates that do not."""
-        return len(self.results) - self.verified
+        return sum(not result.ok for result in self.results)
 
     @property
     def ok(self) -> bool:
@@ -50,7 +57,8 @@ class Verification:
     def summary(self) -> str:
         """One line: how many hold, at which level, and how many were refused."""
         if any(result.level == 2 for result in self.results):
-            return f"{self.verified} verified, {self.refused} refused"
+            skipped = f", {self.unmeasured} consistent but not measured again" if self.unmeasured else ""
+            return f"{self.verified} verified{skipped}, {self.refused} refused"
         return f"{self.verified} consistent (evidence unchecked), {self.refused} refused"
 
 

@@ -246,6 +246,15 @@ def test_held_out_certificates_need_no_training_sample(audit: Audit) -> None:
     assert second_level(named(audit, "binomial-tail"), train=None).ok
 
 
+def test_what_can_be_measured_with_one_sample_is(audit: Audit) -> None:
+    result = second_level([named(audit, "binomial-tail"), named(audit, "seeger")], test=None)
+    held_out, training = result.results
+    assert (held_out.level, training.level, result.ok) == (1, 2, True) and "not measured again" in held_out.message
+    assert "--test" in held_out.message
+    assert (result.verified, result.unmeasured, result.refused) == (1, 1, 0)
+    assert result.summary == "1 verified, 1 consistent but not measured again, 0 refused"
+
+
 def test_missing_initial_weights_and_models_are_asked_for(graded: Audit) -> None:
     with pytest.raises(InvalidInput, match="--initial-weights"):
         second_level(named(graded, "seeger"))

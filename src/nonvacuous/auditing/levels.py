@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nonvacuous.core.certificate import Certificate
-from nonvacuous.core.errors import InvalidEvidence, InvalidInput, NonvacuousError
+from nonvacuous.core.errors import InvalidEvidence, InvalidInput, MissingInput, NonvacuousError
 from nonvacuous.verification import Checked, Verification, certificate_files, check, consistent
 
 What = str | Path | Certificate
@@ -42,7 +42,8 @@ def verify(
     ``certify.json`` names or ``factory`` makes. ``unlabelled`` and ``source`` are the further samples of methods that used them.
 
     Never raises for a bad certificate, which is refused with a message; raises
-    :class:`~nonvacuous.core.errors.InvalidInput` for paths that do not exist and samples that are missing.
+    :class:`~nonvacuous.core.errors.InvalidInput` for paths that do not exist, and where no evidence could be measured again for lack of a
+    sample. Given one of two samples, the certificates that need the other stay at level one, and their messages say so.
     """
     results = _level_one(what)
     if train is not None and any(map(learned, results)):
@@ -69,7 +70,11 @@ def verify(
     again = Remeasuring(
         model, train=train, test=test, initial=initial, batch_size=batch_size, device=device, progress=progress
     )
-    return Verification(tuple(result if result.level == 2 else _level_two(result, again) for result in results))
+    missing: list[MissingInput] = []
+    found = Verification(tuple(result if result.level == 2 else _level_two(result, again, missing) for result in results))
+    if missing and len(missing) == sum(result.certificate is not None for result in results):
+        raise missing[0]  # nothing at all could be measured
+    return found
 
 
 def learned(result: Checked) -> bool:
@@ -90,7 +95,8 @@ def _level_one(what: What | Iterable[What]) -> list[Checked]:
     return results
 
 
-def _level_two(result: Checked, again: Any) -> Checked:
+def _level_two(result: Checked, again: Any, missing: list[MissingInput] | None = None) -> Checked:
+    """The outcome with the evidence measured again; as it was, and noted in ``missing``, where something needed was not given."""
     if result.certificate is None:
         return replace(result, level=2)
     try:
@@ -100,6 +106,9 @@ def _level_two(result: Checked, again: Any) -> Checked:
         else:
             differences = again.differences(result.certificate)
     except NonvacuousError as error:
+        if isinstance(error, MissingInput) and missing is not None:
+            missing.append(error)
+            return replace(result, message=f"{result.message}; not measured again: {error}")
         if isinstance(error, InvalidInput) and not isinstance(error, InvalidEvidence):
             raise  # what the caller gave, not what the certificate states
         differences = [str(error)]

@@ -11,7 +11,7 @@ from torch import nn
 from nonvacuous.auditing.run import drawn_trials, observed
 from nonvacuous.core.bound import Bound, Direction, Predictor, Sample
 from nonvacuous.core.certificate import Certificate
-from nonvacuous.core.errors import InvalidEvidence, InvalidInput
+from nonvacuous.core.errors import InvalidEvidence, MissingInput
 from nonvacuous.core.quantities import is_number
 from nonvacuous.measures import posterior
 from nonvacuous.measures.losses import named
@@ -103,7 +103,7 @@ class Remeasuring:
             needed["train"] = self.train
         for name, given in needed.items():
             if given is None:
-                raise InvalidInput(
+                raise MissingInput(
                     f"{certificate.bound} speaks of the {'held-out' if name == 'test' else 'training'} sample: give it (--{name}) to "
                     "measure the evidence again"
                 )
@@ -126,7 +126,7 @@ class Remeasuring:
         if certificate.measurement.get("reference") != "initial weights":
             return None
         if self.initial is None:
-            raise InvalidInput(
+            raise MissingInput(
                 f"{certificate.bound} measured distances from the initial weights: give them (--initial-weights) to confirm it"
             )
         return self.initial

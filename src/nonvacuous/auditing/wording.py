@@ -75,9 +75,16 @@ def risk(value: float, loss: str, rounding: str = ROUND_CEILING) -> str:
     '6.41%'
     >>> risk(0.0000123, "zero_one").replace(THIN, "")
     '0.0013%'
+    >>> risk(0.99999871, "zero_one").replace(THIN, "")  # not 100%, which would promise nothing
+    '99.99988%'
     """
-    number = Decimal(value) * (100 if is_share(loss) else 1)
-    return rounded(number, rounding) + (f"{THIN}%" if is_share(loss) else "")
+    whole = 100 if is_share(loss) else 1
+    number = Decimal(value) * whole
+    shown = rounded(number, rounding)
+    if number < whole <= Decimal(shown):
+        digits = 1 - (whole - number).adjusted()
+        shown = f"{number.quantize(Decimal(1).scaleb(-digits), rounding=rounding):f}"
+    return shown + (f"{THIN}%" if is_share(loss) else "")
 
 
 def certified(certificate: Certificate) -> str:

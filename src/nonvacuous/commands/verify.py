@@ -140,6 +140,8 @@ def _print(result: Verification, output: Output) -> None:
         if not checked.ok:
             line = f"refused  {checked.source}: {checked.message}"
             click.echo(line, err=True) if output.quiet else output.say(line)
+        elif result.unmeasured and checked.level == 1:
+            output.say(f"skipped  {checked.source}: {checked.message.partition('; ')[2]}")
     output.say(result.summary)
 
 
@@ -152,5 +154,8 @@ def _content(result: Verification) -> dict[str, Any]:
             row |= {"bound": c.bound, "predictor": c.predictor, "loss": c.loss, "value": c.value, "delta": c.delta}
         rows.append(row)
     level = max(checked.level for checked in result.results)
-    held = {"verified": result.verified if level == 2 else 0, "consistent": result.verified if level == 1 else 0}
+    held = {
+        "verified": result.verified if level == 2 else 0,
+        "consistent": result.unmeasured if level == 2 else result.verified,
+    }
     return {"ok": result.ok, "level": level, **held, "refused": result.refused, "results": rows}

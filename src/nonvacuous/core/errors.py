@@ -19,6 +19,10 @@ class InvalidInput(NonvacuousError, ValueError):
     exit_code = 2
 
 
+class MissingInput(InvalidInput):
+    """A sample or network that was not given, and without which one certificate's evidence cannot be measured again."""
+
+
 class InvalidEvidence(InvalidInput):
     """Evidence or confidence outside its domain (a negative KL, an error count above n, δ outside (0, 1))."""
 
