@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Measured
+from nonvacuous.operators.kept_graphs import KeptGraphs
 from nonvacuous.operators.lanczos import top_eigenpairs
-from nonvacuous.operators.mean_loss import Batch, Loss, MeanLoss, refusal, refuse_once_differentiable, twice_differentiable
+from nonvacuous.operators.mean_loss import Batch, Loss, MeanLoss, refuse_once_differentiable
 
 __all__ = ["Curvature", "Gradient", "eigenvalues", "empirical_fisher", "fisher", "ggn", "gradient", "hessian"]
 
@@ -38,20 +39,19 @@ class Curvature:
     """
 
     def __init__(self, mean: MeanLoss, linearised: Callable[[MeanLoss, Batch], Product], memory: int = MEMORY) -> None:
-        self._mean, self._linearised, self._memory = mean, linearised, memory
+        self._mean = mean
         self.shape, self.dtype, self.device = (mean.size, mean.size), mean.dtype, mean.device
         self.names, self.offsets, self.sizes, self.examples = mean.names, mean.offsets, mean.sizes, mean.examples
         self.products = 0
-        self._kept: list[tuple[float, Product]] = []
-        self._keep = self._affordable()
-        self._versions = [p._version for p in mean.parameters]
+        self._graphs = KeptGraphs(mean, linearised, memory)
 
     def __matmul__(self, right: Tensor) -> Tensor:
         columns = self._checked(right)
         total = torch.zeros_like(columns)
-        for share, product in self._each():
-            for column, image in zip(columns, total, strict=True):
-                self._add(share, product, column, image)
+        for batch, product in self._graphs:
+            with self._graphs.refusing(batch):
+                for column, image in zip(columns, total, strict=True):
+                    self._add(batch.share, product, column, image)
         self.products += len(columns)
         total = self._mean.summed(total)
         return total[0] if right.ndim == 1 else total.mT.contiguous()
@@ -68,7 +68,7 @@ class Curvature:
 
     def free(self) -> None:
         """Drop the graphs that are kept; later products make them again."""
-        self._kept = []
+        self._graphs.free()
 
     def _checked(self, right: Tensor) -> Tensor:
         if not isinstance(right, Tensor) or right.ndim not in (1, 2) or len(right) != self.shape[0]:
@@ -76,8 +76,6 @@ class Curvature:
             raise InvalidInput(f"this operator multiplies [{self.shape[0]}] or [{self.shape[0]}, k]; got {shape}")
         if right.dtype != self.dtype:
             raise InvalidInput(f"the operator is {self.dtype}, the vector {right.dtype}: convert one of them")
-        if [p._version for p in self._mean.parameters] != self._versions:
-            raise InvalidInput("the weights have changed since this operator was made: make a new one")
         return (right[None] if right.ndim == 1 else right.mT).detach().to(self.device).contiguous()
 
     def _add(self, share: float, product: Product, column: Tensor, image: Tensor) -> None:
@@ -85,63 +83,6 @@ class Curvature:
         for place, part in zip(mean.split(image), product(mean.split(column)), strict=True):
             if part is not None:
                 place.add_(part, alpha=share)
-
-    def _each(self) -> Iterable[tuple[float, Product]]:
-        yield from self._kept
-        if len(self._kept) == self._mean.own_batches:
-            return
-        for number, batch in enumerate(self._mean):
-            if number < len(self._kept):
-                continue
-            product = self._made(batch)
-            if number == len(self._kept) and number < self._keep:
-                self._kept.append((batch.share, product))
-            yield batch.share, product
-
-    def _made(self, batch: Batch) -> Product:
-        try:
-            with twice_differentiable(self._mean.model):
-                product = self._linearised(self._mean, batch)
-        except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise refusal(self._mean.model, batch, error) from error
-
-        def guarded(parts: list[Tensor]) -> Parts:
-            try:
-                return product(parts)
-            except (RuntimeError, NotImplementedError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                raise refusal(self._mean.model, batch, error) from error
-
-        return guarded
-
-    def _affordable(self) -> int:
-        """How many batches may keep their graphs: the first one is weighed, the rest are taken in proportion to their share."""
-        batch = next(iter(self._mean))
-        weight = _weighed(lambda: self._made(batch))
-        losses = [float(self._mean.value(self._mean.outputs(batch), batch).detach()) for _ in range(2)]
-        if losses[0] != losses[1]:
-            raise InvalidInput(
-                f"the loss of the same batch was {losses[0]} and then {losses[1]}: the model is random (dropout by a function, "
-                "noise, random augmentation). Make it deterministic, as by model.eval()"
-            )
-        return max(0, int(self._memory // max(1, weight)))
-
-
-def _weighed(make: Callable[[], object]) -> int:
-    """Bytes that autograd keeps for what ``make`` returns: every storage once."""
-    storages: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        make()
-    return sum(storages.values())
 
 
 def hessian(
@@ -288,7 +229,7 @@ def _hessian_of(mean: MeanLoss, batch: Batch) -> Product:
     return product
 
 
-class _Jacobian:
+class Jacobian:
     """J = ∂outputs/∂w of one batch: J v by differentiating the linear map u ↦ Jᵀu, and Jᵀu."""
 
     def __init__(self, mean: MeanLoss, outputs: Tensor) -> None:
@@ -309,7 +250,7 @@ class _Jacobian:
 def _ggn_of(mean: MeanLoss, batch: Batch) -> Product:
     outputs = mean.outputs(batch)
     curvature = _output_hessian(mean, outputs, batch)
-    jacobian = _Jacobian(mean, outputs)
+    jacobian = Jacobian(mean, outputs)
 
     def product(vector: list[Tensor]) -> Parts:
         bent = curvature(jacobian.times(vector))
@@ -337,7 +278,7 @@ def _empirical_of(mean: MeanLoss, batch: Batch) -> Product:
         raise InvalidInput(
             f"{len(slope)} outputs for {len(batch.targets)} targets: the empirical Fisher needs one row an example"
         )
-    jacobian, own = _Jacobian(mean, outputs), slope * len(slope)
+    jacobian, own = Jacobian(mean, outputs), slope * len(slope)
 
     def product(vector: list[Tensor]) -> Parts:
         along = (own * jacobian.times(vector)).flatten(1).sum(1)  # gᵢᵀJᵢv

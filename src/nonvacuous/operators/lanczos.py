@@ -169,7 +169,7 @@ class Basis:
 
     def combined(self, coordinates: np.ndarray) -> Tensor:
         """Σ coordinates · vectors with images: [P, k]."""
-        weights = torch.as_tensor(np.ascontiguousarray(coordinates), device=self._rows.device)
+        weights = torch.tensor(coordinates.copy(), device=self._rows.device)
         full = torch.zeros(self.n, weights.shape[1], dtype=torch.float64, device=self._rows.device)
         full[self.done] = weights
         return self.rows.mT @ full.to(self._rows.dtype)
