@@ -98,7 +98,7 @@ def run(
 ) -> Row:
     """Fit, choose, calibrate, test. ridge: as a fraction of the diagonal's mean; None: chosen on the validation images.
 
-    covered: test images on which intervals are checked (a variance costs a solve where K is not factored).
+    covered: test images on which intervals are checked, 0 for none (a variance costs a solve where K is not factored).
     """
     x, labels = images(data, "train", n)
     classes = load(data, "train").classes or 10
@@ -122,15 +122,18 @@ def run(
         chosen = by_validation(regression, held, one_hot_targets(theirs, classes), [scale * r for r in RIDGES])
         regression = chosen.regression
         share = regression.ridge / scale
-    gaussian = process(regression)
-    points, answers = images(data, "train", min(CALIBRATION, covered), n + VALIDATION)
-    factor = conformal_factor(gaussian.predicted(points, bar), one_hot_targets(answers, classes), LEVEL)
     new, truth = images(data, "test", tested)
     begun = time.perf_counter()
     means = regression.predicted(new, bar)
     seconds = time.perf_counter() - begun
-    seen = gaussian.predicted(new[:covered], bar)
-    goal = one_hot_targets(truth[:covered], classes)
+    own, made = "", ""
+    if covered:
+        gaussian = process(regression)
+        points, answers = images(data, "train", min(CALIBRATION, covered), n + VALIDATION)
+        factor = conformal_factor(gaussian.predicted(points, bar), one_hot_targets(answers, classes), LEVEL)
+        seen = gaussian.predicted(new[:covered], bar)
+        goal = one_hot_targets(truth[:covered], classes)
+        own, made = _words(coverage(seen, goal, LEVEL)), _words(coverage(seen, goal, LEVEL, factor))
     return Row(
         data,
         n,
@@ -145,8 +148,8 @@ def run(
         seconds,
         tested,
         float((means.argmax(1) == truth).float().mean()),
-        _words(coverage(seen, goal, LEVEL)),
-        _words(coverage(seen, goal, LEVEL, factor)),
+        own,
+        made,
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         command,
     )
@@ -208,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"n = {row.n}: {row.accuracy:.2%} of {row.tested} right; {row.method}; residual {row.residual:.1e}, {row.iterations} passes;"
         f" Gram {row.gram_seconds:.0f} s, solved in {row.solve_seconds:.0f} s, predicted in {row.predict_seconds:.0f} s; 90 % intervals"
-        f" cover {row.model_coverage} (model), {row.conformal_coverage} (conformal); peak {row.peak_gib:.2f} GiB"
+        f" cover {row.model_coverage or 'unknown'} (model), {row.conformal_coverage or 'unknown'} (conformal); peak"
+        f" {row.peak_gib:.2f} GiB"
     )
 
 
