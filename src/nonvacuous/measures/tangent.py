@@ -137,8 +137,9 @@ def _restored(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
-                if name in before and buffer.shape == before[name].shape:
-                    buffer.copy_(before[name])
+                kept = before.get(name)
+                if kept is not None and buffer.shape == kept.shape and not torch.equal(buffer, kept):
+                    buffer.copy_(kept)
 
 
 def _footprint(split: Split, first: Inputs, outputs: Outputs, k: int, task: Task) -> Footprint:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.measures import tangent
 from nonvacuous.runtime.models import outputs
 
 MOST_EXAMPLES = 64
@@ -104,20 +104,19 @@ class BiasTracker:
 
 
 def tangent_kernel(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Empirical tangent kernel JJᵀ ``[n·k, n·k]`` of the outputs by the trainable parameters, in eval mode, float64."""
-    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad} | dict(model.named_buffers())
-    device = next(iter(parameters.values())).device
-    mode = model.training
+    """Empirical tangent kernel JJᵀ ``[n·k, n·k]`` of the outputs by the trainable parameters, in eval mode, float64 products on the CPU.
+
+    For other outputs, budgets and types see :func:`nonvacuous.kernels.empirical.empirical_ntk`.
+    """
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-
-    def one(values: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(model, {**values, **fixed}, (x[None],)).reshape(-1)
-
-    jacobians = vmap(jacrev(one), (None, 0))(parameters, inputs.to(device))
-    model.train(mode)
-    rows = torch.cat([j.reshape(*j.shape[:2], -1) for j in jacobians.values()], 2).flatten(0, 1).double().cpu()
-    return rows @ rows.T
+    try:
+        kernel = tangent.tangent_kernel(model, inputs, dtype=torch.float64)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    n, _, k, _ = kernel.shape
+    return kernel.permute(0, 2, 1, 3).reshape(n * k, n * k).cpu()
 
 
 def _flat(model: nn.Module) -> Tensor:

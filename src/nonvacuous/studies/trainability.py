@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonvacuous.core.errors import InvalidInput
 from nonvacuous.optimization import tangent_rate
 from nonvacuous.optimization.escape import ExponentialNeuron
 from nonvacuous.optimization.hypotheses import Condition, Standing, weakest
@@ -302,7 +303,7 @@ def _tangent(model: nn.Module, a: Anatomy, curve: Curve | None) -> TheoremCheck:
         seen = max(2, min(KERNEL_EXAMPLES, len(a.inputs), MOST_ENTRIES // size))
         try:
             values = tangent_rate.spectrum(tangent_kernel(start, a.inputs[:seen]))
-        except RuntimeError as error:  # a model that torch.func cannot trace
+        except (RuntimeError, InvalidInput) as error:  # a model without a kernel
             kernel = Condition.unknown(name, f"could not be computed: {str(error).splitlines()[0]:.80}")
         else:
             least = f"{float(values[0]):.3g} on the first {seen} examples {'before' if a.initial is not None else 'after'} training"
