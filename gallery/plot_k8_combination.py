@@ -94,7 +94,7 @@ for i, name in enumerate(names):
     bottom = bottom + table[:, i]
 axes[1].set(title="mean weights")
 axes[1].tick_params(axis="x", rotation=45)
-axes[1].legend(fontsize=7)
+axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 axes[2].errorbar(ways, [below[w][0] for w in ways], [2 * below[w][1] for w in ways], fmt="o", capsize=4)
 axes[2].axhline(0, color="k", lw=0.8)
 axes[2].set(title="test squared error, minus that of the plain mean")
