@@ -1,4 +1,4 @@
-"""The command line: ``nonvacuous train | audit | certify | verify | bounds | gallery | build``. Loads no torch until a command needs it."""
+"""The command line: ``nonvacuous train | audit | certify | verify | bounds | landscape | gallery | build``. Loads no torch until a command needs it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nonvacuous.commands.bounds import bounds
 from nonvacuous.commands.build import build
 from nonvacuous.commands.certify import certify
 from nonvacuous.commands.gallery import gallery
+from nonvacuous.commands.landscape import landscape
 from nonvacuous.commands.program import Program
 from nonvacuous.commands.train import train
 from nonvacuous.commands.verify import verify
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for command in (train, audit, certify, verify, bounds, gallery, build):
+for command in (train, audit, certify, verify, bounds, landscape, gallery, build):
     main.add_command(command)
