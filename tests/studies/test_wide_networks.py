@@ -77,6 +77,14 @@ def test_a_wide_network_is_the_predictor_to_a_percent():
     assert run.gap <= run.largest
 
 
+def test_a_network_trains_as_it_would_alone():
+    task = small()
+    together = trained(task, 24, [0, 1, 2], depth=2)
+    for run, alone in zip(together, (trained(task, 24, [s], depth=2)[0] for s in (0, 1, 2)), strict=True):
+        assert run.steps == alone.steps and run.gap == pytest.approx(alone.gap, rel=1e-8)
+    assert len({run.steps for run in together}) > 1
+
+
 def test_dropping_the_scaling_breaks_the_law():
     """The predictor of a kernel of another depth stays away at any width: the gap is not small for every kernel."""
     task = small(n=5, m=6)
@@ -121,6 +129,12 @@ def test_the_command_writes_what_read_reads(tmp_path, capsys):
     runs = read(out)
     assert [(r.width, r.seed) for r in runs] == [(16, 0), (16, 1), (64, 0), (64, 1)]
     assert "width^" in capsys.readouterr().out and out.read_text().startswith("# python -m nonvacuous.studies.wide_networks")
+    lines = out.read_text().splitlines()
+    out.write_text("\n".join([*lines[:2], *lines[3:]]) + "\n")  # one run is missing: the same command makes it again
+    main([*words, "--out", str(out)])
+    assert sorted(out.read_text().splitlines()) == sorted(lines)
+    with pytest.raises(InvalidInput, match="another command"):
+        main([*words[:-1], "3", "--out", str(out)])
     out.write_text("a,b\n1,2\n")
     with pytest.raises(InvalidInput):
         read(out)

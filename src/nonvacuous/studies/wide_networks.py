@@ -19,7 +19,7 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -139,7 +139,7 @@ class Trained:
 def trained(
     task: Problem, width: int, seeds: Sequence[int], *, depth: int = 2, tolerance: float = 0.01, most: int = 20_000
 ) -> list[Trained]:
-    """Networks of one width, trained together; those whose residual is within the tolerance stop changing.
+    """Networks of one width, trained together, each as it would be alone: its own step size, and it stops where its residual is small.
 
     The predictors are taken at the same number of steps: k(x, X)K⁻¹(I − (I − ηK)^t)y, which is k(x, X)K⁻¹y up to the residual.
 
@@ -155,42 +155,46 @@ def trained(
     everything = torch.cat([task.inputs, task.new])
     n = len(task.inputs)
     own = empirical(parameters, everything).double()
-    step = 1 / max(float(torch.linalg.eigvalsh(K)[-1]), float(torch.linalg.eigvalsh(own[:, :n, :n])[:, -1].max()))
+    largest = torch.linalg.eigvalsh(own[:, :n, :n])[:, -1]
+    step = 1 / largest.clamp(min=float(torch.linalg.eigvalsh(K)[-1]))
     start = answers(parameters, everything)
     goal, size = task.targets + start[:, :n], float(task.targets.norm())
     for W in parameters:
         W.requires_grad_()
-    steps = 0
-    while True:
+    steps = torch.zeros(len(seeds), dtype=torch.long)
+    for count in range(most + 1):
         off = answers(parameters, task.inputs) - goal
-        worst = float(off.detach().norm(dim=1).max()) / size
-        if worst <= tolerance:
+        residual = off.detach().norm(dim=1) / size
+        live = residual > tolerance
+        if not bool(live.any()):
             break
-        if steps >= most or not worst < 10:
+        if count == most or not float(residual.max()) < 10:
             raise InvalidInput(
-                f"width {width}: the residual is {worst:.2g} after {steps} steps. Give more steps, a wider network or fewer images"
+                f"width {width}: the residual is {float(residual.max()):.2g} after {count} steps. Give more steps, a wider network or"
+                " fewer images"
             )
         slopes = torch.autograd.grad(0.5 * off.square().sum(), parameters)
+        moves = (step * live).to(off.dtype)[:, None, None]
         with torch.no_grad():
             for W, slope in zip(parameters, slopes, strict=True):
-                W.sub_(step * slope)
-        steps += 1
+                W.sub_(moves * slope)
+        steps += live
     with torch.no_grad():
         change = (answers(parameters, everything) - start).double()
     y = task.targets.double()
-    predictor = _at(K, cross, y, step, steps)
     out = []
     for i, seed in enumerate(seeds):
-        mine = _at(own[i, :n, :n], own[i, n:, :n], y, step, steps)
+        spent, pace = int(steps[i]), float(step[i])
+        predictor = _at(K, cross, y, pace, spent)
+        mine = _at(own[i, :n, :n], own[i, n:, :n], y, pace, spent)
         gap = change[i, n:] - predictor
-        residual = float((change[i, :n] - y).norm() / y.norm())
         out.append(
             Trained(
                 width,
                 seed,
                 depth,
-                steps,
-                residual,
+                spent,
+                float((change[i, :n] - y).norm() / y.norm()),
                 float(gap.square().mean().sqrt()),
                 float(gap.abs().max()),
                 float((change[i, n:] - mine).square().mean().sqrt()),
@@ -241,17 +245,53 @@ def read(file: Path) -> list[Trained]:
 
 
 def study(
-    task: Problem, widths: Sequence[int], seeds: Sequence[int], *, depth: int, at_once: int = 8, bar: Progress | None = None
+    task: Problem,
+    widths: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    depth: int,
+    at_once: int = 5,
+    done: Sequence[Trained] = (),
+    keep: Callable[[list[Trained]], object] | None = None,
+    bar: Progress | None = None,
 ) -> list[Trained]:
-    """All widths and seeds."""
-    runs: list[Trained] = []
+    """All widths and seeds, narrow ones first. done: runs that are there already; keep: called with each group of runs that is finished."""
+    runs = list(done)
+    there = {(r.width, r.seed, r.depth) for r in done}
     with (bar or Progress()).task("wide networks", sum(w**2 for w in widths) * len(seeds)) as advance:
         for width in widths:
-            for first in range(0, len(seeds), at_once):
-                group = seeds[first : first + at_once]
-                runs += trained(task, width, group, depth=depth)
+            left = [s for s in seeds if (width, s, depth) not in there]
+            advance(width**2 * (len(seeds) - len(left)))
+            for first in range(0, len(left), at_once):
+                group = trained(task, width, left[first : first + at_once], depth=depth)
+                runs += group
+                if keep is not None:
+                    keep(group)
                 advance(width**2 * len(group))
     return runs
+
+
+class _Table:
+    """A table that grows by whole groups of runs, and says by which command."""
+
+    def __init__(self, file: Path, command: str) -> None:
+        self.file, self.heading = file, f"# python -m nonvacuous.studies.wide_networks {command}"
+
+    def begun(self) -> list[Trained]:
+        """Runs of the same command that are there already; a table of another is refused."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if not self.file.exists():
+            self.file.write_text(f"{self.heading}\n{','.join(f.name for f in fields(Trained))}\n", encoding="utf-8")
+        with self.file.open(encoding="utf-8") as stream:
+            if stream.readline().rstrip("\n") != self.heading:
+                raise InvalidInput(f"{self.file} is the table of another command: give another file, or remove it")
+        return read(self.file)
+
+    def add(self, runs: Sequence[Trained]) -> None:
+        """Append them."""
+        with self.file.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, [f.name for f in fields(Trained)], lineterminator="\n")
+            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(run).items()} for run in runs)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -264,19 +304,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=2, help="hidden layers")
     parser.add_argument("--widths", default="32,64,128,256,512,1024")
     parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--out", type=Path, required=True, help="table")
+    parser.add_argument("--out", type=Path, required=True, help="table; the same command goes on with it")
     chosen = parser.parse_args(arguments)
     one, other = (int(c) for c in chosen.classes.split(","))
     task = problem(chosen.data, chosen.train, chosen.test, (one, other))
+    widths = [int(w) for w in chosen.widths.split(",")]
+    table = _Table(chosen.out, " ".join(sys.argv[1:] if arguments is None else arguments))
+    done = table.begun()
     with progress_bar(sys.stderr.isatty()) as bar:
-        runs = study(task, [int(w) for w in chosen.widths.split(",")], range(chosen.seeds), depth=chosen.depth, bar=bar)
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    words = " ".join(sys.argv[1:] if arguments is None else arguments)
-    with chosen.out.open("w", newline="", encoding="utf-8") as stream:
-        stream.write(f"# python -m nonvacuous.studies.wide_networks {words}\n")
-        writer = csv.DictWriter(stream, [f.name for f in fields(Trained)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(run).items()} for run in runs)
+        runs = study(task, widths, range(chosen.seeds), depth=chosen.depth, done=done, keep=table.add, bar=bar)
     found = rates(runs)
     print(
         f"|f_nn − f_ntk| ∝ width^{found.gap.slope}; to the predictor of the own kernel ∝ width^{found.own_gap.slope};"
