@@ -31,9 +31,10 @@ LN10 = math.log(10)
 TOLERANCE = 0.05
 """Relative width of the norms' brackets."""
 SAMPLED = 16
-"""Training inputs at which slopes and noise stability are taken."""
-PROBES, NOISE_DRAWS = 64, 3
-"""Random signs that estimate a Jacobian's norm where a layer has more outputs, and draws of the noise behind the smoothness."""
+"""Training inputs at which slopes are taken."""
+STABILITY_INPUTS, PROBES, NOISE_DRAWS = 8, 32, 1
+"""Training inputs at which noise stability is taken, random signs that estimate a Jacobian's norm where a layer has more outputs, and
+draws of the noise behind the smoothness: an indicator must not cost more than the certificates."""
 RADIUS = 0.05
 """Radius of the local region, in units of the inputs' root mean square norm."""
 EXCESS = 0.1
@@ -288,8 +289,8 @@ def _side(side: Side) -> GainSide:
 
 
 def _stability(subject: Subject) -> Stability:
-    inputs = _numbers(subject, SAMPLED)
-    found = noise_stability(subject.module, inputs, draws=NOISE_DRAWS, probes=PROBES, batch_size=SAMPLED)
+    inputs = _numbers(subject, STABILITY_INPUTS)
+    found = noise_stability(subject.module, inputs, draws=NOISE_DRAWS, probes=PROBES, batch_size=STABILITY_INPUTS)
     rows = tuple(
         StabilityRow(
             layer.name or "(model)",

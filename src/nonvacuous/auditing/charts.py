@@ -170,6 +170,7 @@ def margins(audit: Audit, unit: float = 1.0) -> go.Figure | None:
         xaxis={
             "title": {"text": "margin" if unit == 1 else "margin / (R_A · x)", "font": {"size": 14}, "standoff": 8},
             "range": [least, most],
+            "exponentformat": "power",
             "zeroline": False,
             "showgrid": False,
             "fixedrange": True,
