@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 
 from nonvacuous.learning.deep_pac_bayes import DeepPacBayes
 from nonvacuous.runtime.sources import load
-from nonvacuous.studies.dziugaite_roy import experiment, gibbs_error, two_classes, with_random_labels
+from nonvacuous.studies.certificates_table import tested
+from nonvacuous.studies.dziugaite_roy import experiment, two_classes, with_random_labels
 
 # %%
 # Digits 0–4 against 5–9, a 64-50-50-2 network.
@@ -36,7 +37,9 @@ certified = [results[name].certificate.value for name in names]
 training = [results[name].certificate.evidence["gibbs_risk"] for name in names]
 left.barh(names, certified, color="0.85", label="certified risk (95 %)")
 left.barh(names, training, height=0.35, color="tab:blue", label="Gibbs training risk")
-left.plot([gibbs_error(results[name].model, test) for name in names[:2]], names[:2], "k|", markersize=16, label="test sample")
+left.plot(
+    [tested(results[name], test, seed=0, passes=1) for name in names[:2]], names[:2], "k|", markersize=16, label="test sample"
+)
 left.axvline(0.5, color="0.4", linestyle=":", linewidth=1)
 left.set(xlim=(0, 1), xlabel="risk (dotted: guessing)")
 left.legend(loc="upper right", fontsize=8)

@@ -11,12 +11,17 @@ from click.testing import CliRunner
 
 import nonvacuous
 from nonvacuous.cli import main
+from nonvacuous.commands.certify import _method
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.learning import plain
-from nonvacuous.learning.auto import Auto
-from nonvacuous.learning.files import save
+from nonvacuous.learning.auto import Auto, finished
+from nonvacuous.learning.data_dependent import DataDependent
+from nonvacuous.learning.files import kept, save
 from nonvacuous.learning.holdout import HoldOut
+from nonvacuous.learning.method import Task
 from nonvacuous.learning.methods import METHODS
+from nonvacuous.learning.pac_bayes import PacBayes
+from nonvacuous.learning.surrogate import Surrogate
 from nonvacuous.runtime.data import as_sample
 from nonvacuous.runtime.models import linear
 from nonvacuous.runtime.weights import weights_digest
@@ -169,3 +174,42 @@ def test_class_that_only_the_held_out_part_has() -> None:
 def test_unknown_method_names_the_nearest() -> None:
     with pytest.raises(InvalidInput, match="Did you mean 'holdout'"):
         nonvacuous.certify(factory, blobs(), method="hold-out")
+
+
+def test_resume_notices_other_samples_and_other_weights(tmp_path: Path) -> None:
+    data, (x, y) = blobs(), blobs(120)
+    network = factory()
+    given = {"method": Surrogate(members=1, epochs=1), "model": network, "folder": tmp_path / "unfinished"}
+    nonvacuous.certify(factory, data, unlabelled=(x + 5, y), **given)
+    nonvacuous.certify(factory, data, unlabelled=(x + 5, y), **given)
+    with pytest.raises(InvalidInput, match="unlabelled was"):
+        nonvacuous.certify(factory, data, unlabelled=(x + 6, y), **given)
+    with pytest.raises(InvalidInput, match="weights was"):
+        nonvacuous.certify(factory, data, unlabelled=(x + 5, y), **{**given, "model": factory()})
+    with pytest.raises(InvalidInput, match="source was"):
+        nonvacuous.certify(factory, data, unlabelled=(x + 5, y), source=(x + 7, y), **given)
+
+
+def test_what_a_method_certifies_beside_its_result_is_kept_too(tmp_path: Path) -> None:
+    x, y = blobs(120)
+    task = Task(
+        factory, as_sample(blobs(), classes=2), model=factory(), unlabelled=as_sample((x + 5, y), classes=2), folder=tmp_path
+    )
+    first = finished(Surrogate(members=2, epochs=1), task)
+    again = kept(tmp_path, factory)
+    assert again is not None and first.comparator is not None and again.comparator is not None
+    assert again.certificate.digest == first.certificate.digest
+    assert again.comparator.certificate.digest == first.comparator.certificate.digest
+    assert weights_digest(again.comparator.model) == weights_digest(first.comparator.model)
+    assert again.comparator.record == first.comparator.record and again.others == ()
+
+
+def test_options_that_a_method_lacks_are_refused_and_others_reach_it() -> None:
+    assert _method("pac-bayes", None, True, 16.0) == PacBayes(mirrored=True, scale=16.0)
+    assert _method("data-dependent", 0.7, True, None) == DataDependent(prior_fraction=0.7, mirrored=True)
+    with pytest.raises(InvalidInput, match="--mirrored: the method holdout does not"):
+        _method("holdout", None, True, None)
+    with pytest.raises(InvalidInput, match="--scale: the method compression has no scale"):
+        _method("compression", None, False, 2.0)
+    with pytest.raises(InvalidInput, match="not on the grid that is paid for"):
+        _method("pac-bayes", None, False, 3.0)

@@ -36,6 +36,8 @@ UNFINISHED = "unfinished"
 @click.option("--unlabelled", metavar="DATA", help="Data whose labels are not used, for the method surrogate.")
 @click.option("--source", metavar="DATA", help="Data of another source, for the method transfer.")
 @click.option("--prior-frac", type=float, help="Part of the sample that makes the prior, for methods that have one.")
+@click.option("--mirrored", is_flag=True, help="A mirrored picture keeps its class (garments do, digits do not).")
+@click.option("--scale", type=float, help="Deviation of the prior, or other scale, that the method has before any data.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in DIR.")
 @click.option("--force", is_flag=True, help="Replace what DIR holds.")
 @every_command("--seed", "--device")
@@ -49,6 +51,8 @@ def certify(
     unlabelled: str | None,
     source: str | None,
     prior_frac: float | None,
+    mirrored: bool,
+    scale: float | None,
     resume: bool,
     force: bool,
     seed: int,
@@ -64,7 +68,7 @@ def certify(
     """
     output = Output(as_json, quiet)
     check_delta(delta)
-    method = _method(word, prior_frac)
+    method = _method(word, prior_frac, mirrored, scale)
     unfinished = out / UNFINISHED
     if resume and not (unfinished / "run.json").is_file():
         raise InvalidInput(f"--resume: {out} holds no unfinished run. Leave --resume out")
@@ -119,19 +123,28 @@ def certify(
         output.document(json.loads((out / "certify.json").read_text(encoding="utf-8")))
 
 
-def _method(word: str, prior_frac: float | None) -> Method:
+def _method(word: str, prior_frac: float | None, mirrored: bool, scale: float | None) -> Method:
     from nonvacuous.learning.methods import method_class
 
-    method = method_class(word)()
-    if prior_frac is None:
-        return method
-    if not 0 < prior_frac < 1:
+    if prior_frac is not None and not 0 < prior_frac < 1:
         rest = "no prior" if prior_frac <= 0 else "nothing to certify with"
         raise InvalidInput(f"--prior-frac {prior_frac:g} leaves {rest}: it lies strictly between 0 and 1; 0.5 is usual")
-    names = [f.name for f in dataclasses.fields(method) if f.name.startswith("prior_frac")]  # type: ignore[arg-type]
-    if not names:
-        raise InvalidInput(f"--prior-frac: the method {word} has no prior learned from a part of the data. Leave it out")
-    return dataclasses.replace(method, **{names[0]: prior_frac})  # type: ignore[type-var]
+    method = method_class(word)()
+    given = {"prior_frac": prior_frac, "mirrored": mirrored or None, "scale": scale}
+    lacks = {
+        "prior_frac": "has no prior learned from a part of the data",
+        "mirrored": "does not use mirrored pictures",
+        "scale": "has no scale to set",
+    }
+    settings = {}
+    for option, value in given.items():
+        if value is None:
+            continue
+        name = next((f.name for f in dataclasses.fields(method) if f.name.startswith(option)), None)  # type: ignore[arg-type]
+        if name is None:
+            raise InvalidInput(f"--{option.replace('_', '-')}: the method {word} {lacks[option]}. Leave it out")
+        settings[name] = value
+    return dataclasses.replace(method, **settings)  # type: ignore[type-var]
 
 
 def _drop(unfinished: Path) -> None:

@@ -44,6 +44,9 @@ OFFSET_STEPS = (2, 3, 4, 5, 6)
 
 STEPS = 1500
 
+LARGE = 20_000
+"""Examples from which the price of the code is charged in full from the first step."""
+
 
 @dataclass(frozen=True)
 class Compression(Method):
@@ -51,10 +54,10 @@ class Compression(Method):
 
     dimension: number of random directions P; levels: q lies in −levels … levels; epochs (None: at least 12, and about 1,500 steps),
     learning_rate, batch_size: of the training; active: share of q that is not 0 at first; price: weight of the code's length in
-    the objective (1: as in the quadratic bound); rise: part of the training over which that weight rises from 0 (on small samples, knowing
-    nothing is a trap at the full price; on large ones 0 leaves a shorter code). alternatives: the networks and
-    settings among which these were chosen by looking at results on this sample, log2 of which is paid, so that a search beforehand is
-    honest; alternative: which it is.
+    the objective (1: as in the quadratic bound); rise: part of the training over which that weight rises from 0 (None: half of it for fewer
+    than `LARGE` examples, where knowing nothing is a trap at the full price; 0 for more, which leaves a shorter code). alternatives: the
+    networks and settings among which these were chosen by looking at results on this sample, log2 of which is paid, so that a search
+    beforehand is honest; alternative: which it is.
 
     The whole network is coded but for what its factory makes before the data: initial weights from the seed, and buffers. Batch-norm
     is refused, because its buffers are read off the data. Leading layers of a Sequential without weights are applied once, before
@@ -68,7 +71,7 @@ class Compression(Method):
     batch_size: int = 500
     active: float = 0.1
     price: float = 1.6
-    rise: float = 0.5
+    rise: float | None = None
     alternatives: int = 1
     alternative: int = 0
 
@@ -88,7 +91,7 @@ class Compression(Method):
         training = CodeTraining(body, inputs, targets, outputs, seed, how, task.generator("compression"))
         steps = how.epochs * (len(targets) // min(how.batch_size, len(targets)))
         with task.progress.task("training the code", steps) as advance:
-            training.run(advance)
+            training.run(advance, task.checkpoint("code"))
         stream, errors = self._best(training, targets, seed, task.delta)
         model = network_of(read(stream.data, outputs, self.alternatives)[0], untouched)
         bound, n = OccamBinomialBound(), len(targets)
@@ -181,8 +184,9 @@ class Compression(Method):
 
     def _how(self, n: int) -> Settings:
         epochs = self.epochs if self.epochs is not None else max(12, math.ceil(STEPS / max(1, n // self.batch_size)))
+        rise = self.rise if self.rise is not None else (0.5 if n < LARGE else 0.0)
         return Settings(
-            self.dimension, self.levels, epochs, self.learning_rate, self.batch_size, self.active, self.price, self.rise
+            self.dimension, self.levels, epochs, self.learning_rate, self.batch_size, self.active, self.price, rise
         )
 
     @staticmethod

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from nonvacuous.learning.compression_stream import quarter_octave, start_of
 from nonvacuous.learning.quantization import AnnealedLevels
 from nonvacuous.learning.subspace import Subspace
+from nonvacuous.learning.unfinished import Unfinished
 from nonvacuous.runtime.tasks import Advance
 
 DECIDED_FROM = 0.75
@@ -55,24 +57,33 @@ class CodeTraining:
     offsets: Tensor = field(init=False)
     coordinates: Tensor = field(init=False)
 
-    def run(self, advance: Advance) -> None:
-        """Train; the results are in ``scale``, ``offsets`` (float, of centred outputs) and ``coordinates``."""
+    def run(self, advance: Advance, file: Path | None = None) -> None:
+        """Train; the results are in ``scale``, ``offsets`` (float, of centred outputs) and ``coordinates``.
+
+        file: where the unfinished training is kept, and gone on with.
+        """
         how = self.settings
         self._names = [(name, p.shape) for name, p in self.network.named_parameters() if p.requires_grad]
         self._start = start_of(self.network)
         self._space = Subspace(len(self._start), how.dimension, self.subspace_seed)
         levels = AnnealedLevels(how.dimension, how.levels, how.active, self.generator)
-        log_scale = torch.tensor(math.log(self._first_scale(levels)), requires_grad=True)
-        offsets = torch.zeros(self.outputs, requires_grad=True)
+        log_scale = nn.Parameter(torch.tensor(math.log(self._first_scale(levels))))
+        offsets = nn.Parameter(torch.zeros(self.outputs))
         optimizer = torch.optim.Adam(
             [{"params": levels.parameters(), "lr": how.learning_rate}, {"params": [log_scale, offsets], "lr": 0.01}],
             betas=(0.9, 0.99),
         )
         rates = [group["lr"] for group in optimizer.param_groups]
-        n, error, mean_loss = len(self.targets), 0.5, 1.0
+        n = len(self.targets)
         batch = min(how.batch_size, n)
-        steps, step = how.epochs * (n // batch), 0
-        for _ in range(how.epochs):
+        steps = how.epochs * (n // batch)
+        trained = {"scores": levels.scores, "log_scale": log_scale, "offsets": offsets}
+        facts = {"seed": self.subspace_seed, "n": n, "how": list(astuple(how))}
+        unfinished = Unfinished(file, trained, optimizer, (self.generator,), facts)
+        begun, (error, mean_loss) = unfinished.resumed(0.5, 1.0)
+        step = begun * (n // batch)
+        advance(step)
+        for epoch in range(begun, how.epochs):
             for rows in torch.randperm(n, generator=self.generator).split(batch):
                 if len(rows) < batch:
                     continue
@@ -91,6 +102,7 @@ class CodeTraining:
                 optimizer.step()
                 step += 1
                 advance(1)
+            unfinished.keep(epoch + 1, error, mean_loss)
         self.scale, self.offsets = _grid_step(log_scale.item()), offsets.detach()
         self.coordinates = levels.decided()
 

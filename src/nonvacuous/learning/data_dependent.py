@@ -173,6 +173,7 @@ class DataDependent(Method):
             rate=RATE,
             batch=BATCH,
             centre=features.own_logits(data.features).float(),
+            name=f"posterior-{scale:g}",
         )
         return GibbsOnNetwork(features, head)
 

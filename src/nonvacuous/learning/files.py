@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,10 @@ def keep(certified: Certified, folder: Path) -> None:
     """Leave a finished part of an unfinished run in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
-    for i, one in enumerate((certified, *certified.others)):
+    beside = [("comparator", certified.comparator)] if certified.comparator is not None else []
+    for i, (role, one) in enumerate([("reported", certified), *(("beside", other) for other in certified.others), *beside]):
         save_weights(one.model, folder / f"finished-{i}.safetensors")
-        parts.append({"certificate": one.certificate.to_json(), "record": asdict(one.record)})
+        parts.append({"role": role, "certificate": one.certificate.to_json(), "record": asdict(one.record)})
     _write(folder / "finished.json", parts)
 
 
@@ -160,12 +161,14 @@ def kept(folder: Path, factory: Factory) -> Certified | None:
     if not file.is_file():
         return None
     try:
-        whole = []
+        whole: dict[str, list[Certified]] = {"reported": [], "beside": [], "comparator": []}
         for i, part in enumerate(json.loads(file.read_text(encoding="utf-8"))):
             certificate = Certificate.from_json(part["certificate"])
             fields: dict[str, Any] = dict(part["record"])
             record = TrainingRecord(**fields | {"tried": tuple(fields["tried"])})
-            whole.append(Certified(restored(certificate, folder / f"finished-{i}.safetensors", factory), certificate, record))
-        return Certified(whole[0].model, whole[0].certificate, whole[0].record, others=tuple(whole[1:]))
+            model = restored(certificate, folder / f"finished-{i}.safetensors", factory)
+            whole[part["role"]].append(Certified(model, certificate, record))
+        (reported,) = whole["reported"]
+        return replace(reported, comparator=next(iter(whole["comparator"]), None), others=tuple(whole["beside"]))
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InvalidInput(f"{folder} holds a damaged part of an unfinished run ({error}). Start afresh (--force)") from error

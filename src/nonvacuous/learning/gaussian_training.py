@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nonvacuous.core.measured import Kind, Measured
@@ -15,6 +15,7 @@ from nonvacuous.learning.gaussian_head import GaussianHead, divergence_terms
 from nonvacuous.learning.method import Task
 from nonvacuous.learning.objectives import Objective, budget_nats
 from nonvacuous.learning.quadrature import correct_chance, lead_probability
+from nonvacuous.learning.unfinished import Unfinished
 from nonvacuous.runtime.samples import Sample
 
 AT_ONCE = 500
@@ -85,10 +86,11 @@ def fit(
     rate: float,
     batch: int,
     centre: Tensor | None = None,
+    name: str = "posterior",
 ) -> None:
     """Set ``head`` in place: Adam on the bound, first with cross-entropy rescaled to the 0–1 risk, then with the 0–1 Gibbs risk itself.
 
-    centre: logits [n, K] of the prior's mean, where that is not 0.
+    centre: logits [n, K] of the prior's mean, where that is not 0. name: of the checkpoint, from which a broken-off fit goes on.
     """
     n, k = len(data.targets), head.mean.shape[1]
     head.basis.copy_(leading_basis(data.features, head.basis.shape[1], task.generator("start of the basis")))
@@ -97,14 +99,20 @@ def fit(
     for rows in torch.arange(n).split(4096):
         z[rows] = head.scale * (data.features[rows] @ basis)
         rest[rows] = (head.scale**2 * data.features[rows].square().sum(1) - z[rows].square().sum(1)).clamp_min(1e-9)
-    mean = torch.zeros(basis.shape[1], k, requires_grad=True)
+    mean = nn.Parameter(torch.zeros(basis.shape[1], k))
     start = -0.5 * torch.log1p(0.02 * n * z.square().mean(0))
-    log_std = start[:, None].repeat(1, k).requires_grad_()
+    log_std = nn.Parameter(start[:, None].repeat(1, k))
     stepper = torch.optim.Adam([mean, log_std], lr=rate, betas=(0.9, 0.98))
     noise, order = task.generator("noise"), task.generator("order")
-    steps, step, running = epochs * math.ceil(n / batch), 0, 1.0
+    a_pass = math.ceil(n / batch)
+    steps = epochs * a_pass
+    facts = {"seed": task.seed, "n": n, "how": [epochs, rate, batch, head.scale, task.delta], "shape": list(mean.shape)}
+    unfinished = Unfinished(task.checkpoint(name), {"mean": mean, "log_std": log_std}, stepper, (noise, order), facts)
+    begun, (running,) = unfinished.resumed(1.0)
+    step = begun * a_pass
     with task.progress.task("training the posterior", steps) as advance:
-        for epoch in range(epochs):
+        advance(step)
+        for epoch in range(begun, epochs):
             for rows in torch.randperm(n, generator=order).split(batch):
                 stepper.param_groups[0]["lr"] = rate * min(1, (step + 1) / 20) * (1 + math.cos(math.pi * step / steps)) / 2
                 x, y = z[rows], data.targets[rows]
@@ -126,5 +134,6 @@ def fit(
                 stepper.step()
                 step += 1
                 advance(1)
+            unfinished.keep(epoch + 1, running)
     head.mean.copy_(mean.detach())
     head.log_std.copy_(log_std.detach())

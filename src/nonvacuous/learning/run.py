@@ -19,6 +19,7 @@ from nonvacuous.runtime.data import as_sample, sample_digest
 from nonvacuous.runtime.factories import replacement
 from nonvacuous.runtime.tasks import progress_bar
 from nonvacuous.runtime.training import resolved_device
+from nonvacuous.runtime.weights import weights_digest
 
 RUN = "run.json"
 
@@ -90,6 +91,9 @@ def _declare(method: Method, task: Task, comparator: bool) -> None:
         "seed": task.seed,
         "comparator": comparator,
         "train": sample_digest(task.train),
+        "unlabelled": None if task.unlabelled is None else sample_digest(task.unlabelled),
+        "source": None if task.source is None else sample_digest(task.source),
+        "weights": None if task.model is None else weights_digest(task.model),
     }
     facts = json.loads(json.dumps(facts))
     file = task.folder / RUN

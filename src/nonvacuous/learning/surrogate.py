@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import nextafter
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from nonvacuous.bounds.disagreement import SURROGATE_CERTIFIED, UNLABELLED_UNSEEN, DisagreementBound
+from nonvacuous.bounds.disagreement import SURROGATE_FIXED, UNLABELLED_UNSEEN, JointDisagreementBound
 from nonvacuous.bounds.heldout import BinomialTailBound
 from nonvacuous.core.bound import Predictor
 from nonvacuous.core.certificate import Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
-from nonvacuous.learning.holdout import declared_split
+from nonvacuous.learning.augmented import trained_with_augmentation
+from nonvacuous.learning.holdout import check_fraction, declared_split
 from nonvacuous.learning.in_memory import answers, held
 from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord
-from nonvacuous.learning.plain import plainly_trained
-from nonvacuous.runtime.data import as_sample, example_digests, overlap
+from nonvacuous.learning.plain import default_epochs
+from nonvacuous.runtime.data import example_digests, overlap
 from nonvacuous.runtime.samples import Sample
 from nonvacuous.runtime.weights import weights_digest
 
@@ -40,74 +40,90 @@ class MeanNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Surrogate(Method):
-    """R(h) ≤ certificate(s) + P(h ≠ s): s is a mean of fresh networks, certified on labels it never read, h is left as it is.
+    """R(h) ≤ R(s) + P(h ≠ s): s is a mean of fresh networks, tested on labels it never read, h is left as it is.
 
-    The surrogate is trained on a part of the labelled sample, certified by the exact binomial limit on the other ``fraction`` of it, and
-    compared with the network on ``unlabelled`` inputs that neither has seen. The network itself may have been trained on the whole
+    The surrogate is trained on a part of the labelled sample; its errors are counted on the other ``fraction`` of it, and its
+    disagreements with the network on ``unlabelled`` inputs that neither has seen. Both counts are tested at once
+    (:class:`~nonvacuous.bounds.disagreement.JointDisagreementBound`). The network itself may have been trained on the whole
     labelled sample: no label is held out from it. The mean of several networks lies nearer to one more of their kind than they do to one
     another.
 
-    members: networks in the surrogate; epochs, learning_rate, batch_size: of each, by the plain loop. mirrored: train on mirror images too
-    (last axis) and average over both. share: the part of δ for the surrogate's certificate. The task's factory makes its networks.
+    members: networks in the surrogate, which the task's factory makes; epochs (None: about 2,000 steps), learning_rate, batch_size, shift,
+    half: of each (see :func:`nonvacuous.learning.augmented.trained_with_augmentation`). mirrored: train on mirror images too (last axis)
+    and average over both. alternatives: surrogates that may have been tried on this sample, this one among them: all are paid for.
     """
 
     members: int = 3
     fraction: float = 0.2
-    epochs: int = 5
-    learning_rate: float = 1e-3
+    epochs: int | None = None
+    learning_rate: float = 3e-3
     batch_size: int = 128
     mirrored: bool = False
-    share: float = 0.5
+    shift: int = 0
+    half: bool = False
+    alternatives: int = 1
 
     word: ClassVar[str] = "surrogate"
 
+    def __post_init__(self) -> None:
+        check_fraction(self.fraction)
+        if min(self.members, self.batch_size, self.alternatives, self.epochs or 1) < 1 or self.shift < 0:
+            raise InvalidInput("members, epochs, batch_size and alternatives are at least 1, and shift at least 0")
+
     def certified(self, task: Task) -> Certified:
-        """The task's own network with its certificate; the surrogate with its own, from the same δ, is the first of ``others``."""
+        """The task's own network with its certificate; the surrogate's hold-out certificate, a statement of its own, beside it."""
         begun = time.perf_counter()
         network, unlabelled = self._given(task)
-        left = task.delta * (1 - self.share)
         split = declared_split(task, self.fraction)
-        surrogate, record = self._trained(task, split.kept)
-        part = replace(task, delta=nextafter(task.delta - left, 0))
-        first = self._surrogate_certificate(part, surrogate, split.held_out)
-        apart = self._apart(network, surrogate, task)
-        evidence = DisagreementBound.Evidence(surrogate_value=first.value, disagreements=apart, n=unlabelled.n)
+        surrogate = self.trained(task, split.kept)
+        bound = JointDisagreementBound()
         certificate = self.issued(
             task,
-            DisagreementBound(),
-            evidence,
+            bound,
+            bound.Evidence(**self._both(task, network, surrogate, split.held_out)),
             model=network,
             sample=unlabelled,
             predictor=Predictor.DETERMINISTIC,
             notes={
-                SURROGATE_CERTIFIED.name: f"Its certificate, {first.digest[:23]}…, is issued beside this one, at δ = {first.delta:g}.",
+                SURROGATE_FIXED.name: f"It was trained on {split.kept.n:,} other examples, chosen by content hash before any training; "
+                f"{self.alternatives} such surrogates are paid for.",
                 UNLABELLED_UNSEEN.name: "Unlabelled inputs that are in the training sample too (compared by content) count as "
                 "disagreements. That the network has not met them elsewhere is for a person to argue.",
             },
             measurement={"labels": "of the unlabelled sample are not read"},
-            measurement_delta=part.delta,
             digests={"surrogate": weights_digest(surrogate)},
         )
-        others = (Certified(surrogate, first, record),)
-        return Certified(network, certificate, replace(record, seconds=time.perf_counter() - begun), others=others)
+        passes = self._passes(split.kept) * self.members
+        record = TrainingRecord(time.perf_counter() - begun, passes * split.kept.n, passes)
+        own = BinomialTailBound()
+        beside = self.issued(
+            task,
+            own,
+            own.Evidence(**self._errors(task, surrogate, split.held_out)),
+            model=surrogate,
+            sample=split.held_out,
+            predictor=Predictor.DETERMINISTIC,
+        )
+        return Certified(network, certificate, record, comparator=Certified(surrogate, beside, record))
 
     def evidence(self, certificate: Certificate, model: nn.Module, task: Task) -> Mapping[str, Number]:
         """Trains the surrogate again from its seed, counts its errors on its part of the labels, and compares it with the network."""
-        if certificate.bound != DisagreementBound.name:
-            surrogate, _ = self._trained(task, declared_split(task, self.fraction).kept)
-            return self._errors(task, surrogate, declared_split(task, self.fraction).held_out)
+        split = declared_split(task, self.fraction)
+        if certificate.bound != JointDisagreementBound.name:
+            return self._errors(task, self.trained(task, split.kept), split.held_out)
         if task.unlabelled is None:
             raise InvalidEvidence("the unlabelled sample is needed to compare network and surrogate again: pass --unlabelled")
-        split = declared_split(task, self.fraction)
-        surrogate, _ = self._trained(task, split.kept)
-        bound, counted = BinomialTailBound(), self._errors(task, surrogate, split.held_out)
-        value = bound.solve(bound.Evidence(**counted), certificate.measurement_delta)
-        apart = self._apart(model, surrogate, task)
-        return {"surrogate_value": value, "disagreements": apart, "n": task.unlabelled.n}
+        surrogate = self.trained(task, split.kept)
+        if weights_digest(surrogate) != certificate.digests.get("surrogate"):
+            raise InvalidEvidence(
+                "the surrogate, trained again, is another one. Other hardware or another number of threads can do that: verify where the "
+                "certificate was made"
+            )
+        return self._both(task, model, surrogate, split.held_out)
 
     def skeleton(self, factory: Factory, certificate: Certificate) -> nn.Module:
         """The network itself, or the surrogate where the certificate is the surrogate's own."""
-        if certificate.bound == DisagreementBound.name:
+        if certificate.bound == JointDisagreementBound.name:
             return factory()
         return MeanNetwork([factory() for _ in range(self.members)], self.mirrored)
 
@@ -126,42 +142,41 @@ class Surrogate(Method):
             )
         if task.train.classes is None:
             raise InvalidInput("two networks agree or differ on classes: this method takes classification only")
-        if not 0 < self.share < 1:
-            raise InvalidInput(
-                f"share = {self.share!r}: the surrogate's part of δ lies strictly between 0 and 1; 0.5 is usual"
-            )
         return task.model, task.unlabelled
 
-    def _trained(self, task: Task, sample: Sample) -> tuple[MeanNetwork, TrainingRecord]:
-        if self.mirrored:
-            inputs, targets = held(sample)
-            both = (torch.cat([inputs, inputs.flip(-1)]).contiguous(), torch.cat([targets, targets]))
-            sample = as_sample(both, name=sample.name, classes=sample.classes)
-        members, seconds, seen = [], 0.0, 0
+    def trained(self, task: Task, sample: Sample) -> MeanNetwork:
+        """The surrogate, trained on ``sample``: one member after the other, each from a stream of its own."""
+        members: list[nn.Module] = []
         for i in range(self.members):
             own = replace(task, seed=task.stream(f"surrogate {i}"))
-            trained = plainly_trained(
+            trained = trained_with_augmentation(
                 own,
                 sample,
                 purpose=f"surrogate-{i}",
-                epochs=self.epochs,
-                learning_rate=self.learning_rate,
-                batch_size=self.batch_size,
+                epochs=self._passes(sample),
+                rate=self.learning_rate,
+                batch=self.batch_size,
+                mirrored=self.mirrored,
+                shift=self.shift,
+                half=self.half,
             )
-            members.append(trained.model)
-            seconds, seen = seconds + trained.record.seconds, seen + trained.record.examples
-        return MeanNetwork(members, self.mirrored).eval(), TrainingRecord(seconds, seen, self.epochs * self.members)
+            members.append(trained)
+        return MeanNetwork(members, self.mirrored).eval()
 
-    def _surrogate_certificate(self, task: Task, surrogate: nn.Module, sample: Sample) -> Certificate:
-        bound = BinomialTailBound()
-        return self.issued(
-            task,
-            bound,
-            bound.Evidence(**self._errors(task, surrogate, sample)),
-            model=surrogate,
-            sample=sample,
-            predictor=Predictor.DETERMINISTIC,
-        )
+    def _passes(self, sample: Sample) -> int:
+        return self.epochs or default_epochs(sample.n, self.batch_size)
+
+    def _both(self, task: Task, network: nn.Module, surrogate: nn.Module, held_out: Sample) -> dict[str, int]:
+        """The evidence of the joint bound."""
+        counted, unlabelled = self._errors(task, surrogate, held_out), task.unlabelled
+        assert unlabelled is not None
+        return {
+            "surrogate_errors": counted["errors"],
+            "labelled": counted["n"],
+            "disagreements": self._apart(network, surrogate, task),
+            "n": unlabelled.n,
+            "alternatives": self.alternatives,
+        }
 
     @staticmethod
     def _errors(task: Task, surrogate: nn.Module, sample: Sample) -> dict[str, int]:

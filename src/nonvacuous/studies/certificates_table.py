@@ -115,8 +115,8 @@ def run(data: str, word: str, seed: int, delta: float = 0.05) -> Result:
     return Result(data, train.n, word, seed, delta, c.predictor, c.value, tested(one, test, seed), test.n, round(seconds, 2))
 
 
-def tested(one: Certified, test: Sample, seed: int) -> float:
-    """Share of errors of the certified predictor on the test sample; of a Gibbs classifier, the mean of `GIBBS_PASSES` passes."""
+def tested(one: Certified, test: Sample, seed: int, passes: int = GIBBS_PASSES) -> float:
+    """Share of errors of the certified predictor on the test sample; of a Gibbs classifier, the mean of ``passes`` passes."""
     if one.certificate.predictor != "gibbs":
         seen = observe(as_predictor(one.model), test, named("zero_one"))
         return seen.errors / seen.n
@@ -124,8 +124,8 @@ def tested(one: Certified, test: Sample, seed: int) -> float:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for batch in test.batches(4096):
-            errors += sum(int((one.model(batch.inputs).argmax(1) != batch.targets).sum()) for _ in range(GIBBS_PASSES))
-    return errors / (GIBBS_PASSES * test.n)
+            errors += sum(int((one.model(batch.inputs).argmax(1) != batch.targets).sum()) for _ in range(passes))
+    return errors / (passes * test.n)
 
 
 def rows(file: Path) -> list[dict[str, str]]:

@@ -10,16 +10,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from nonvacuous.learning.data_dependent import DataDependent
 from nonvacuous.learning.files import save
 from nonvacuous.learning.method import Task
-from nonvacuous.runtime.data import Sample
 from nonvacuous.runtime.sources import load
 from nonvacuous.runtime.tasks import progress_bar
 from nonvacuous.runtime.weights import weights_digest
+from nonvacuous.studies.certificates_table import tested
 
 SETTINGS = DataDependent(epochs=7, mirrored=True, shift=1, half=True)
 NETWORK = "nonvacuous.studies.data_dependent_prior:network"
@@ -45,12 +44,6 @@ def _layer(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-@torch.no_grad()
-def error(model: nn.Module, sample: Sample) -> float:
-    """Errors as a fraction; of a Gibbs classifier, of one fresh draw an example."""
-    return sum(int((model(batch.inputs).argmax(1) != batch.targets).sum()) for batch in sample.batches(1000)) / sample.n
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="A prior trained on 80 % of Fashion-MNIST, a certificate from the rest")
@@ -73,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evidence, beside = result.certificate.evidence, result.comparator
     print(
         f"Gibbs risk ≤ {result.certificate.value:.3%} (measured {evidence['gibbs_risk']:.3%}, KL with its price {evidence['kl_nats']:.2f} "
-        f"nats, n = {evidence['n']:,}; on the test sample {error(result.model, test):.2%}), {result.record.seconds:.0f} s"
+        f"nats, n = {evidence['n']:,}; on the test sample {tested(result, test, chosen.seed, passes=1):.2%}), {result.record.seconds:.0f} s"
     )
     if beside is not None:
         counted = beside.certificate.evidence
         print(
             f"hold-out of the prior's network: risk ≤ {beside.certificate.value:.3%} ({counted['errors']:,} errors of {counted['n']:,}; "
-            f"on the test sample {error(beside.model, test):.2%})"
+            f"on the test sample {tested(beside, test, chosen.seed):.2%})"
         )
 
 

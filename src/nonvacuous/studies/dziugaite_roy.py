@@ -21,6 +21,7 @@ from nonvacuous.learning.method import Certified, Factory, Task
 from nonvacuous.runtime.data import Sample, as_sample
 from nonvacuous.runtime.sources import load
 from nonvacuous.runtime.tasks import progress_bar
+from nonvacuous.studies.certificates_table import tested
 
 
 def two_classes(sample: Sample) -> Sample:
@@ -46,13 +47,6 @@ def network(inputs: int, widths: Sequence[int]) -> Factory:
         return nn.Sequential(*layers, nn.Linear(widths[-1], 2))
 
     return built
-
-
-def gibbs_error(model: nn.Module, sample: Sample) -> float:
-    """Errors of one fresh network an example, as a fraction: an estimate of the Gibbs classifier's risk."""
-    with torch.no_grad():
-        wrong = [(model(batch.inputs).argmax(1) != batch.targets).sum() for batch in sample.batches(2048)]
-    return float(torch.stack(wrong).sum()) / sample.n
 
 
 def experiment(
@@ -95,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     told = f"risk ≤ {result.certificate.value:.2%}; Gibbs training risk ≤ {result.certificate.evidence['gibbs_risk']:.2%}, "
     told += f"KL {result.certificate.evidence['kl_nats']:.0f} nats"
     if not chosen.random_labels:
-        told += f"; on the test sample {gibbs_error(result.model, test):.2%}"
+        told += f"; on the test sample {tested(result, test, chosen.seed, passes=1):.2%}"
     print(f"{told}; {result.record.seconds:.0f} s, {result.record.multiple or 0:.1f} × plain training")
 
 
