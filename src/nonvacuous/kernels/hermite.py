@@ -82,35 +82,24 @@ class HermiteSeries(Dual):
             slopes = torch.autograd.grad(values.sum(), z)[0] if values.requires_grad else torch.zeros_like(z)
         return values.detach(), slopes, matrix
 
-    def _coefficients(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Of φ and of φ', shape [TERMS + 1, *k.shape], and where ``k`` is expanded, computed once."""
+    def coefficients(self, k: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Of φ and of φ', [terms, *k.shape], float64; computed once where ``k`` is expanded. Last terms go if each is below √``least`` of
+        the root of the squares' sum.
+        """
         small = k[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in k.stride())]
         parts: list[tuple[Tensor, Tensor]] = []
         for part in small.reshape(-1).split(_ROWS):
             values, slopes, matrix = self._samples(part)
             parts.append((values @ matrix, slopes @ matrix))
-        value, slope = (torch.cat(each).T.reshape(TERMS + 1, *small.shape) for each in zip(*parts, strict=True))
+        value, slope = (_trimmed(torch.cat(each).T, least).reshape(-1, *small.shape) for each in zip(*parts, strict=True))
         return value, slope
 
     def moments(self, k11: Tensor, k12: Tensor, k22: Tensor) -> Moments:
-        first, second = self._coefficients(k11), self._coefficients(k22)
+        least = torch.finfo(k12.dtype).eps / 16
+        first, second = self.coefficients(k11, least), self.coefficients(k22, least)
         c = correlation(k11, k12, k22).double()
-        value, slope = (self._sum(a, b, c).to(k12.dtype) for a, b in zip(first, second, strict=True))
+        value, slope = (series_(c, a, b, torch.empty_like(c)).to(k12.dtype) for a, b in zip(first, second, strict=True))
         return Moments(value, slope)
-
-    @staticmethod
-    def _sum(first: Tensor, second: Tensor, c: Tensor) -> Tensor:
-        """Σ_j first_j second_j c^j by Horner's rule, from the last term that matters in float64."""
-        dims = list(range(1, first.ndim)), list(range(1, second.ndim))
-        size = (first.abs().amax(dims[0]) if dims[0] else first.abs()) * (
-            second.abs().amax(dims[1]) if dims[1] else second.abs()
-        )
-        matters = torch.nonzero(size > 1e-18 * size.sum())
-        last = int(matters[-1]) if len(matters) else 0
-        total = torch.zeros_like(c)
-        for j in range(last, -1, -1):
-            total.mul_(c).add_(first[j] * second[j])
-        return total
 
     def diagonal(self, k: Tensor) -> Moments:
         parts: list[tuple[Tensor, Tensor]] = []
@@ -126,9 +115,27 @@ class HermiteSeries(Dual):
         coefficients (1152 points) is not part of it.
         """
         exact = self.diagonal(k.double())
-        value, slope = self._coefficients(k)
+        value, slope = self.coefficients(k)
         left = (exact.value - value.square().sum(0)).clamp(min=0), (exact.slope - slope.square().sum(0)).clamp(min=0)
         return Moments(left[0].to(k.dtype), left[1].to(k.dtype))
 
     def module(self) -> nn.Module:
         return self.function if isinstance(self.function, nn.Module) else Elementwise(self.name, self.function)
+
+
+def _trimmed(coefficients: Tensor, least: float) -> Tensor:
+    matters = (coefficients.square() > least * coefficients.square().sum(0)).any(1).nonzero()
+    return coefficients[: int(matters[-1]) + 1 if len(matters) else 1]
+
+
+def series_(c: Tensor, first: Tensor, second: Tensor, out: Tensor) -> Tensor:
+    """``out`` = Σ_j first_j second_j c^j by Horner's rule, from the last term that matters at the largest |c|."""
+    terms = min(len(first), len(second))
+    largest = max(map(abs, torch.stack(torch.aminmax(c)).tolist())) if c.numel() else 0.0
+    sizes = first[:terms].reshape(terms, -1).abs().amax(1) * second[:terms].reshape(terms, -1).abs().amax(1)
+    left = (sizes * largest ** torch.arange(terms, dtype=sizes.dtype, device=sizes.device)).flip(0).cumsum(0).flip(0)
+    last = int((left > torch.finfo(c.dtype).eps / 16 * left[0]).sum()) - 1
+    out.zero_()
+    for j in range(last, -1, -1):
+        out.mul_(c).addcmul_(first[j], second[j])
+    return out

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from nonvacuous.core.errors import InvalidInput
 
 
-def _check_deviations(weight_std: float, bias_std: float) -> None:
+def check_deviations(weight_std: float, bias_std: float) -> None:
+    """Raises ``InvalidInput`` unless weight_std > 0 and bias_std ≥ 0, both finite."""
     if not (math.isfinite(weight_std) and weight_std > 0 and math.isfinite(bias_std) and bias_std >= 0):
         raise InvalidInput(
             f"weight_std={weight_std!r}, bias_std={bias_std!r}: the weights' deviation is positive and finite, the biases' is 0 or more"
@@ -36,7 +37,7 @@ class Dense(Layer):
     bias_std: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_deviations(self.weight_std, self.bias_std)
+        check_deviations(self.weight_std, self.bias_std)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Conv(Layer):
     bias_std: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_deviations(self.weight_std, self.bias_std)
+        check_deviations(self.weight_std, self.bias_std)
         _check_sizes("kernel and stride", *self.kernel, *self.stride)
         if not all(isinstance(p, int) and p >= 0 for p in self.padding):
             raise InvalidInput(f"padding {self.padding}: whole numbers, 0 or more")

@@ -1,0 +1,245 @@
+"""Kernel matrices of a fully connected network, tile by tile: all layers of a tile are done while it lies in cache."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nonvacuous.core.errors import InvalidInput
+from nonvacuous.kernels.duals import Rectifier
+from nonvacuous.kernels.fully_connected import Recursion, Rows
+from nonvacuous.kernels.hermite import HermiteSeries, series_
+from nonvacuous.kernels.kernel import Kernel
+from nonvacuous.runtime.tasks import Progress
+
+BLOCK = 256  # rows of one matrix product
+NEAR = 0.999  # correlations beyond this are recomputed in float64 where arccos is steep
+_MANY = 0.1  # of a tile's pairs, from which on the whole tile is recomputed
+
+
+class Side(NamedTuple):
+    """One sample. x: inputs, scaled; factors: what each layer needs of it, float; variances: float64 [n] per layer; ends: the diagonals."""
+
+    x: Tensor
+    factors: list[Tensor]
+    variances: list[Tensor]
+    ends: Kernel
+
+
+class Tiles:
+    """Any activation, through its ``moments_``. Factors: a vector of variances a layer."""
+
+    shape = (64, 1024)  # four of them in float32 fill a megabyte of cache
+
+    def __init__(self, recursion: Recursion, first: Rows, second: Rows | None) -> None:
+        self.recursion = recursion
+        self.original = first.x, first.x if second is None else second.x
+        self.first = self.side(first)
+        self.symmetric = second is None
+        self.second = self.first if second is None else self.side(second)
+        if first.x.device.type != "cpu":
+            self.shape = (2048, 4096)
+        size = min(self.shape[0], len(first.x)), min(self.shape[1], len(self.second.x))
+        self.block = max(BLOCK, self.shape[0])
+        self.panel = first.x.new_empty(min(self.block, len(first.x)), len(self.second.x))
+        self.scratch = [torch.empty(size[0] * size[1], dtype=first.x.dtype, device=first.x.device) for _ in range(4)]
+
+    def side(self, sample: Rows) -> Side:
+        """What each tile takes from one sample."""
+        variances, ends = self.recursion.variances(sample)
+        return Side(sample.x, [k.to(sample.x.dtype) for k in variances], variances, ends)
+
+    def tile(self, product: Tensor, nngp: Tensor, ntk: Tensor, where: tuple[slice, slice]) -> None:
+        """From x·x' of the rows and columns ``where``; ``nngp`` and ``ntk``, views into the results, are written."""
+        k, t, slope, spare = (part[: product.numel()].view(product.shape) for part in self.scratch)
+        recursion = self.recursion
+        torch.mul(product, recursion.input_variance / self.first.x.shape[1], out=k)
+        if recursion.bias_variance:
+            k.add_(recursion.bias_variance)
+        t.copy_(k)
+        for layer in range(recursion.depth):
+            self.moments_(layer, where, k, slope, spare)
+            k.mul_(recursion.weight_variance)
+            if recursion.bias_variance:
+                k.add_(recursion.bias_variance)
+            torch.addcmul(k, t, slope, value=recursion.weight_variance, out=t)
+        nngp.copy_(k)
+        ntk.copy_(t)
+
+    def moments_(self, layer: int, where: tuple[slice, slice], k: Tensor, slope: Tensor, spare: Tensor) -> None:
+        """``k``, the covariances of a layer's pre-activations, becomes E[φφ]; ``slope`` becomes E[φ'φ']."""
+        k11, k22 = self.first.factors[layer], self.second.factors[layer]
+        self.recursion.activation.moments_(k11[where[0], None], k, k22[None, where[1]], slope, spare)
+
+    def kernel(self, progress: Progress) -> Kernel:
+        """Both matrices, [n1, n2]."""
+        n1, n2 = len(self.first.x), len(self.second.x)
+        try:
+            nngp, ntk = self.first.x.new_empty(n1, n2), self.first.x.new_empty(n1, n2)
+        except RuntimeError as error:
+            size = 2 * n1 * n2 * self.first.x.element_size() / 2**30
+            raise InvalidInput(
+                f"the two matrices of {n1} × {n2} take {size:.1f} GiB, more than there is: compute blocks of rows, "
+                "or let kernels.block_gram keep them on disk"
+            ) from error
+        with progress.task("kernel", n1) as advance:
+            for start in range(0, n1, self.block):
+                block = slice(start, min(start + self.block, n1))
+                self._block(block, nngp, ntk)
+                advance(block.stop - block.start)
+        if self.symmetric:
+            nngp.diagonal().copy_(self.first.ends.nngp)
+            ntk.diagonal().copy_(self.first.ends.ntk)
+        return Kernel(nngp, ntk)
+
+    def _block(self, block: slice, nngp: Tensor, ntk: Tensor) -> None:
+        left = block.start if self.symmetric else 0
+        height, width = self.shape
+        product = self.panel[: block.stop - block.start, left:]
+        torch.mm(self.first.x[block], self.second.x[left:].T, out=product)
+        for top in range(block.start, block.stop, height):
+            r = slice(top, min(top + height, block.stop))
+            for at in range(top if self.symmetric else 0, nngp.shape[1], width):
+                c = slice(at, min(at + width, nngp.shape[1]))
+                self.tile(
+                    product[top - block.start : r.stop - block.start, at - left : c.stop - left], nngp[r, c], ntk[r, c], (r, c)
+                )
+        if self.symmetric:
+            for matrix in (nngp, ntk):
+                matrix[block.stop :, block] = matrix[block, block.stop :].T
+                corner = matrix[block, block]
+                corner.copy_(corner.triu() + corner.triu(1).T)
+
+
+class SeriesTiles(Tiles):
+    """Hermite series, coefficients computed once a sample. Factors, layer by layer: 1/√k [n], coefficients of φ and of φ' [terms, n]."""
+
+    def side(self, sample: Rows) -> Side:
+        variances, ends = self.recursion.variances(sample)
+        series, x = self.recursion.activation, sample.x
+        assert isinstance(series, HermiteSeries)
+        factors: list[Tensor] = []
+        for k in variances:
+            least = torch.finfo(x.dtype).eps / 16
+            factors += [
+                torch.where(k > 0, 1 / k, 0).sqrt().to(x.dtype),
+                *(a.to(x.dtype) for a in series.coefficients(k, least)),
+            ]
+        return Side(x, factors, variances, ends)
+
+    def moments_(self, layer: int, where: tuple[slice, slice], k: Tensor, slope: Tensor, spare: Tensor) -> None:
+        one, two = (side.factors[3 * layer : 3 * layer + 3] for side in (self.first, self.second))
+        r, c = where
+        k.mul_(one[0][r, None]).mul_(two[0][c]).clamp_(-1, 1)
+        series_(k, one[2][:, r, None], two[2][:, None, c], out=slope)
+        series_(k, one[1][:, r, None], two[1][:, None, c], out=spare)
+        k.copy_(spare)
+
+
+class RectifierTiles(Tiles):
+    """Positively homogeneous activations, on correlations: without biases a layer needs nothing of the two variances.
+
+    A tile holds −c, so that arccos gives B = π − arccos c, and the gradients' inner product over −√(k11 k22); the shares below are
+    those by which a layer's variance comes from the layer before and from the biases.
+    """
+
+    def __init__(self, recursion: Recursion, first: Rows, second: Rows | None) -> None:
+        super().__init__(recursion, first, second)
+        assert isinstance(recursion.activation, Rectifier)
+        self.slopes = recursion.activation
+        gain = 1 / self.slopes.mean_square_slope if not recursion.bias_variance else 1.0
+        self.product = gain * self.slopes.negative * self.slopes.positive
+        self.weight = gain * (self.slopes.positive - self.slopes.negative) ** 2 / (2 * torch.pi)
+        self.one, self.minus_weight = (torch.tensor(number, dtype=first.x.dtype) for number in (1.0, -self.weight))
+
+    def side(self, sample: Rows) -> Side:
+        """x over its norm; factors: of each layer the roots of the shares that weights and biases have in its variance, then √K_L."""
+        recursion = self.recursion
+        variances, ends = recursion.variances(sample)
+        x, norms = sample
+        unit = x * torch.where(norms > 0, 1 / norms, 0).to(x.dtype)[:, None]
+        factors: list[Tensor] = []
+        before = [variances[0] - recursion.bias_variance, *variances]
+        for k, was in zip([*variances, ends.nngp], before, strict=True):
+            part = torch.where(k > 0, 1 / k, 0).sqrt()
+            share = was.clamp(min=0).sqrt() * part * (recursion.weight_variance**0.5 if factors else 1)
+            factors += [share.to(x.dtype), (part * recursion.bias_variance**0.5).to(x.dtype)]
+        return Side(unit, [*factors, ends.nngp.sqrt().to(x.dtype)], variances, ends)
+
+    def tile(self, product: Tensor, nngp: Tensor, ntk: Tensor, where: tuple[slice, slice]) -> None:
+        r, c = where
+        opposite, t, angle, spare = (part[: product.numel()].view(product.shape) for part in self.scratch)
+        biased = self.recursion.bias_variance > 0
+        one, two = self.first.factors, self.second.factors
+        torch.neg(product, out=opposite)
+        if biased:
+            opposite.mul_(one[0][r, None]).mul_(two[0][c]).addcmul_(one[1][r, None], two[1][c], value=-1)
+        near = self._near(opposite, where)
+        opposite.clamp_(-1, 1)
+        t.copy_(opposite)
+        for layer in range(2, len(one) - 1, 2):
+            torch.addcmul(self.one, opposite, opposite, value=-1, out=spare).sqrt_()
+            torch.acos(opposite, out=angle)
+            spare.addcmul_(opposite, angle, value=-1)
+            weight = self.weight
+            if self.product:
+                opposite.mul_(self.product).add_(spare, alpha=-weight)
+                angle.mul_(weight).add_(self.product)
+                weight = 1.0
+            else:
+                torch.mul(spare, self.minus_weight, out=opposite)
+            if biased:
+                g, h, g2, h2 = one[layer][r, None], one[layer + 1][r, None], two[layer][c], two[layer + 1][c]
+                opposite.mul_(g).mul_(g2).addcmul_(h, h2, value=-1)
+                angle.mul_(g).mul_(g2)
+            opposite.clamp_(-1, 1)
+            torch.addcmul(opposite, t, angle, value=weight, out=t)
+        scale = -one[-1][r, None]
+        torch.mul(opposite.mul_(scale), two[-1][c], out=nngp)
+        torch.mul(t.mul_(scale), two[-1][c], out=ntk)
+        if near is not None:
+            self._recomputed(nngp, ntk, where, near)
+
+    def _near(self, opposite: Tensor, where: tuple[slice, slice]) -> Tensor | None:
+        """The places [m, 2] in a float32 tile where |c| > NEAR, the diagonal excepted."""
+        if opposite.dtype == torch.float64:
+            return None
+        if self.symmetric and where[0].start == where[1].start:
+            opposite.fill_diagonal_(0)
+        low, high = torch.aminmax(opposite)
+        return torch.nonzero(opposite.abs() > NEAR) if max(-float(low), float(high)) > NEAR else None
+
+    def _recomputed(self, nngp: Tensor, ntk: Tensor, where: tuple[slice, slice], near: Tensor) -> None:
+        x1, x2 = (x[part] for x, part in zip(self.original, where, strict=True))
+        one, two = ([k[part] for k in side.variances] for side, part in zip((self.first, self.second), where, strict=True))
+        if len(near) > _MANY * nngp.numel():
+            k = x1.double() @ x2.double().T
+            one, two = [k11[:, None] for k11 in one], [k22[None, :] for k22 in two]
+        else:
+            i, j = near.unbind(1)
+            pairs = zip(i.split(4096), j.split(4096), strict=True)
+            k = torch.cat([(x1[a].double() * x2[b].double()).sum(1) for a, b in pairs])
+            one, two = [k11[i] for k11 in one], [k22[j] for k22 in two]
+        recursion = self.recursion
+        t = k = recursion.first(k / x1.shape[1])
+        for k11, k22 in zip(one, two, strict=True):
+            value, slope = recursion.activation.moments(k11, k, k22)
+            k = recursion.weight_variance * value + recursion.bias_variance
+            t = k + recursion.weight_variance * slope * t
+        for result, exact in ((nngp, k), (ntk, t)):
+            if exact.ndim == 2:
+                result.copy_(exact)
+            else:
+                result[i, j] = exact.to(result.dtype)
+
+
+def tiles(recursion: Recursion) -> type[Tiles]:
+    """The kind of tiles that serves the activation best."""
+    match recursion.activation:
+        case Rectifier() if recursion.depth:
+            return RectifierTiles
+        case HermiteSeries():
+            return SeriesTiles
+    return Tiles
