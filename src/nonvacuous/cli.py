@@ -9,6 +9,7 @@ from nonvacuous.commands.audit import audit
 from nonvacuous.commands.bounds import bounds
 from nonvacuous.commands.build import build
 from nonvacuous.commands.certify import certify
+from nonvacuous.commands.curvature import curvature
 from nonvacuous.commands.gallery import gallery
 from nonvacuous.commands.landscape import landscape
 from nonvacuous.commands.program import Program
@@ -34,5 +35,5 @@ def main() -> None:
     """
 
 
-for command in (train, audit, certify, verify, bounds, landscape, gallery, build):
+for command in (train, audit, certify, verify, bounds, landscape, curvature, gallery, build):
     main.add_command(command)

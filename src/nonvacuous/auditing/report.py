@@ -199,10 +199,17 @@ def _context(audit: Audit, with_charts: bool = True) -> dict[str, Any]:
         "budget_rows": [*audit.budget.parts, audit.budget.risk],
         "part_words": PARTS,
         "version": __version__,
+        "curvature_told": _curvature_told(audit),
         "objectives": assurance.OBJECTIVES,
         "guidance": assurance.GUIDANCE,
         "guidance_url": assurance.GUIDANCE_URL,
     }
+
+
+def _curvature_told(audit: Audit) -> list[tuple[str, str]]:
+    from nonvacuous.auditing import curvature
+
+    return [] if audit.curvature is None else curvature.told(audit.curvature)
 
 
 def _charts(audit: Audit) -> dict[str, Any]:

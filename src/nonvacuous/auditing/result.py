@@ -15,6 +15,7 @@ from nonvacuous.core.certificate import Certificate, Indicator
 from nonvacuous.core.measured import Measured
 
 if TYPE_CHECKING:
+    from nonvacuous.measures.curvature import CurvatureSummary
     from nonvacuous.studies.trainability import TheoremCheck
 
 AUDIT_SCHEMA = 2
@@ -88,6 +89,7 @@ class Audit:
     trainability: tuple[TheoremCheck, ...] = ()
     needs: tuple[Need, ...] = ()
     anatomy: Anatomy | None = None
+    curvature: CurvatureSummary | None = None
 
     @property
     def best(self) -> Certificate:
@@ -115,6 +117,7 @@ class Audit:
             "trainability": [check.to_dict() for check in self.trainability],
             "needs": [{**asdict(need), "times": need.times} for need in self.needs],
             "anatomy": None if self.anatomy is None else asdict(self.anatomy),
+            "curvature": None if self.curvature is None else _curvature(self.curvature),
         }
 
     def save(self, directory: str | Path, force: bool = False) -> Path:
@@ -130,6 +133,12 @@ class Audit:
         from nonvacuous.auditing.report import fragment
 
         return fragment(self)
+
+
+def _curvature(summary: CurvatureSummary) -> dict[str, Any]:
+    from nonvacuous.auditing.curvature import document
+
+    return document(summary)
 
 
 def _measured(number: Measured) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from nonvacuous.auditing.anatomy import anatomy
 from nonvacuous.auditing.certification import certificate
+from nonvacuous.auditing.curvature import curvature_of
 from nonvacuous.auditing.facts import error_budget, facts, indicators
 from nonvacuous.auditing.needs import needs
 from nonvacuous.auditing.plan import Plan, plan
@@ -96,6 +97,8 @@ def audit(
         certificates, more = _certificates(subject, declared, seed, weights, bar)
         with bar.task("measuring layers and slopes", None):
             made_of = anatomy(subject) if predictor.module is not None else None
+        macs = made_of.total.macs if made_of is not None and made_of.total is not None else None
+        bends = curvature_of(subject, macs, stream_seed(seed, "curvature"), bar)
     ladder = tuple(sorted(certificates, key=lambda c: (c.value, c.bound)))
     return Audit(
         certificates=ladder,
@@ -107,6 +110,7 @@ def audit(
         trainability=checks(subject, training_losses),
         needs=needs(ladder),
         anatomy=made_of,
+        curvature=bends,
     )
 
 

@@ -34,14 +34,18 @@ class KeptGraphs(Generic[Made]):
         self._kept: list[Kept[Made]] = []
         self._versions = [p._version for p in mean.parameters]
         batch = next(iter(mean))
-        weight = _weighed(lambda: self._made(batch))
-        losses = [float(mean.value(mean.outputs(batch), batch).detach()) for _ in range(2)]
+        first, weight = _weighed(lambda: self._made(batch))
+        losses = [mean.last] if mean.last is not None else []
+        while len(losses) < 2:
+            losses.append(mean.value(mean.outputs(batch), batch).item())
         if losses[0] != losses[1]:
             raise InvalidInput(
                 f"the loss of the same batch was {losses[0]} and then {losses[1]}: the model is random (dropout by a function, "
                 "noise, random augmentation). Make it deterministic, as by model.eval()"
             )
         self._most = int(memory // max(1, weight))
+        if self._most:
+            self._kept.append(Kept(batch, first))
 
     def __iter__(self) -> Iterator[Kept[Made]]:
         if [p._version for p in self.mean.parameters] != self._versions:
@@ -76,8 +80,8 @@ class KeptGraphs(Generic[Made]):
             raise refusal(self.mean.model, batch, error) from error
 
 
-def _weighed(make: Callable[[], object]) -> int:
-    """Bytes that autograd keeps for what ``make`` returns: every storage once."""
+def _weighed(make: Callable[[], Made]) -> tuple[Made, int]:
+    """What ``make`` returns, and the bytes that autograd keeps for it: every storage once."""
     storages: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -86,5 +90,5 @@ def _weighed(make: Callable[[], object]) -> int:
         return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        make()
-    return sum(storages.values())
+        made = make()
+    return made, sum(storages.values())

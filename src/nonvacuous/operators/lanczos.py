@@ -74,7 +74,7 @@ def top_eigenpairs(
         most: products to spend at most, by default 40 + 20 k; what has not converged by then is returned and flagged.
         seed: of the random starting vectors.
         memory: bytes for the basis; when it is full, the search restarts from the best vectors.
-        checks: products spent on looking for further copies of the eigenvalues after convergence; by default a fifth of those before,
+        checks: products spent on looking for further copies of the eigenvalues after convergence; by default an eighth of those before,
             at least 4; 0 for none (then a multiple eigenvalue is found once).
         advance: called with 1 after every product.
 
@@ -312,7 +312,7 @@ class _Search:
         return False
 
     def _share(self) -> int:
-        return self.checks or max(4, len(self.basis.done) // 6)
+        return self.checks or max(4, len(self.basis.done) // 8)
 
     def _rising(self, ritz: Ritz) -> np.ndarray:
         """Which pairs after the first k may yet turn out to belong to them: by their residuals, a rule of thumb."""

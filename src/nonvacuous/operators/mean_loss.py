@@ -40,6 +40,7 @@ class MeanLoss:
         self, model: nn.Module, loss: Loss, batches: Iterable[Any], parameters: Iterable[str] | None = None, group: Any = None
     ) -> None:
         self.model, self.loss, self.batches, self.group = checked_model(model), loss, batches, group
+        self.last: float | None = None  # loss of the batch evaluated last
         if not callable(loss):
             raise InvalidInput(
                 f"loss is a function of (outputs, targets), as torch's cross_entropy; got {type(loss).__name__}"
@@ -95,6 +96,7 @@ class MeanLoss:
                 f"the loss of a batch is {value.item()}: curvature needs a finite loss. Check the weights and the data for NaN, "
                 "infinity, and a scale that overflows"
             )
+        self.last = value.item()
         return value.reshape(())
 
     def summed(self, total: Tensor) -> Tensor:
