@@ -50,7 +50,9 @@ def test_a_plane_gives_a_page_numbers_arrays_and_a_picture(run: Run, trained: Pa
     assert arrays["loss"].shape == (5, 5) and np.allclose(arrays["axis1"], [-1, -0.5, 0, 0.5, 1])
     assert arrays["loss"][2, 2] == pytest.approx(document["origin"]["loss"], rel=1e-5) and arrays["loss_std"][2, 2] > 0
     page = (out / "landscape.html").read_text(encoding="utf-8")
-    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)  # plotly's own text names addresses that it does not ask
+    outside = re.sub(
+        r"<script>.*?</script>", "", page, flags=re.DOTALL
+    )  # plotly's own text names addresses that it does not ask
     assert not re.search(r'(?:src|href)="https?:', outside) and page.count('class="chart"') == 3
     assert "random direction 1, filter-normalised" in page and "cost" in result.stderr
     again = run(*MODEL, "--weights", trained, "--out", "plane", "--points", 5)
@@ -158,6 +160,27 @@ def test_weights_are_asked_for_and_must_fit(run: Run, trained: Path) -> None:
     save_file({k: x[:5] for k, x in load_file(trained).items()}, "small.safetensors")
     result = run(*MODEL, "--weights", trained, "--weights2", "small.safetensors", "--out", "out")
     assert result.exit_code == 2 and "shapes" in result.stderr
+
+
+def test_an_audit_draws_it_beside_its_report_when_asked(run: Run, trained: Path) -> None:
+    words = [
+        "audit",
+        "--model",
+        "mlp:64-16-10",
+        "--weights",
+        trained,
+        "--train",
+        "digits",
+        "--out",
+        "audited",
+        "--landscape",
+        "--quiet",
+    ]
+    result = run(*words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(Path("audited/landscape.json").read_text(encoding="utf-8"))["examples"] == 1000
+    assert Path("audited/landscape.html").exists() and Path("audited/audit.html").exists()
+    assert run("verify", "audited").exit_code == 0
 
 
 def surface(loss: np.ndarray) -> Surface:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nonvacuous.commands.landscape import surroundings
 from nonvacuous.commands.loading import network, require_weights, sample
 from nonvacuous.commands.options import every_command, trust_model_code
 from nonvacuous.commands.output import Column, Output
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     help="Least and largest number an input can hold (pixels: 0:1); bounds that need it are skipped without.",
 )
 @click.option("--allow-overlap", is_flag=True, help="Go on when test examples also occur in the training sample.")
+@click.option("--landscape", "drawn", is_flag=True, help="Also draw the loss around the network: DIR/landscape.html.")
 @click.option("--force", is_flag=True, help="Replace the audit that DIR holds; other files in it stay.")
 @trust_model_code
 @every_command("--seed", "--device", "--batch-size")
@@ -65,6 +67,7 @@ def audit(
     loss: str,
     input_range: str | None,
     allow_overlap: bool,
+    drawn: bool,
     force: bool,
     trust_model_code: bool,
     seed: int,
@@ -115,6 +118,8 @@ def audit(
         output.document(json.loads((out / "audit.json").read_text(encoding="utf-8")))
     if not quiet:
         _print(result, output, out)
+    if drawn:
+        surroundings(spec, train_spec, model.to(place), train, out, seed=seed, output=output)
 
 
 def _two_numbers(text: str | None) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nonvacuous.optimization.directions_path import PathPlane
     from nonvacuous.optimization.slices_objective import Objective
     from nonvacuous.optimization.surfaces import Axis, Estimate
+    from nonvacuous.runtime.samples import Sample
 
 PAGE, NUMBERS, ARRAYS, PICTURE, UNFINISHED = (
     "landscape.html",
@@ -31,6 +33,19 @@ PAGE, NUMBERS, ARRAYS, PICTURE, UNFINISHED = (
     "unfinished.npz",
 )
 WEIGHTS_FILES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The grid: its axes, the plane of a path that they span, whether the line links two networks, and how to evaluate it."""
+
+    axes: list[Axis]
+    plane: PathPlane | None = None
+    linked: bool = False
+    store: Path | None = None
+    resume: bool = False
+    tolerance: float | None = None
+    most_seconds: float = 600.0
 
 
 @click.command(short_help="Draw the loss around a network, between two, or along a training run.")
@@ -148,11 +163,23 @@ def landscape(
     with made_directory(out):
         if not resume:
             store.unlink(missing_ok=True)
-        found = _drawn(spec, data, target, axes, plane, other is not None, store, resume, tolerance, most_seconds, output)
+        plan = Plan(axes, plane, other is not None, store, resume, tolerance, most_seconds)
+        found = _drawn(spec, data, target, plan, output)
         document = _write(out, found)
         store.unlink(missing_ok=True)
     _report(found, out, output)
     output.document(document)
+
+
+def surroundings(spec: str, data: str, model: nn.Module, sample: Sample, out: Path, *, seed: int, output: Output) -> None:
+    """A small plane of the loss around an audited network, written beside its report."""
+    from nonvacuous.optimization.slices_objective import objective
+
+    target = objective(model, sample, examples=1000, seed=seed)
+    axes = [_axis(d, 1.0, 15) for d in _directions(target, 2, False, seed)]
+    plan = Plan(axes, tolerance=0.05, most_seconds=300.0)
+    _write(out, _drawn(spec, data, target, plan, output))
+    output.say(f"landscape  {out / PAGE} (an indicator)")
 
 
 def _check_options(other: Path | None, run: Path | None, align: bool, eigenvectors: bool) -> None:
@@ -239,19 +266,7 @@ def _directions(target: Objective, dimensions: int, eigenvectors: bool, seed: in
     return found if dimensions == 1 else [found[0], orthogonalized(found[1], found[0])]
 
 
-def _drawn(
-    spec: str,
-    data: str,
-    target: Objective,
-    axes: list[Axis],
-    plane: PathPlane | None,
-    linked: bool,
-    store: Path,
-    resume: bool,
-    tolerance: float | None,
-    most_seconds: float,
-    output: Output,
-) -> Landscape:
+def _drawn(spec: str, data: str, target: Objective, plan: Plan, output: Output) -> Landscape:
     from nonvacuous.auditing.landscape import Landscape, Track
     from nonvacuous.optimization.modes import barrier
     from nonvacuous.optimization.surfaces import surface
@@ -264,22 +279,26 @@ def _drawn(
         with progress_bar(output.progress) as bar:
             found = surface(
                 target,
-                axes,
-                tolerance=tolerance,
-                store=store,
-                resume=resume,
-                most_seconds=most_seconds,
+                plan.axes,
+                tolerance=plan.tolerance,
+                store=plan.store,
+                resume=plan.resume,
+                most_seconds=plan.most_seconds,
                 announce=announce,
                 progress=bar,
             )
     except KeyboardInterrupt:
+        kept = plan.store is not None and plan.store.exists()
         left = (
-            f"what is done is kept in {store}. The same command with --resume goes on" if store.exists() else "nothing is left"
+            f"what is done is kept in {plan.store}. The same command with --resume goes on"
+            if kept
+            else "nothing is left of the grid"
         )
         raise Interrupted(left) from None
+    plane = plan.plane
     track = None if plane is None else Track(plane.coordinates.numpy())
     loss = error = None
-    if linked:
+    if plan.linked:
         loss = barrier(found.coordinates[0], found.loss)
         error = None if found.error is None else barrier(found.coordinates[0], found.error)
     return Landscape(spec, data, found, track, None if plane is None else plane.shares, loss, error)
