@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.kernels.block_gram import ROWS, StripedGram
+from nonvacuous.runtime.tasks import Progress
 
+BLOCK = 512
 REFINEMENTS = 8
 GOAL = 1e-11
 """Residual at which refinement stops: what float64 gives by itself on a Gram matrix of moderate condition."""
@@ -69,7 +70,7 @@ class Cholesky:
         SingularGram: the factorisation met a pivot that is not positive.
     """
 
-    def __init__(self, matrix: Tensor, ridge: float) -> None:
+    def __init__(self, matrix: Tensor, ridge: float, progress: Progress | None = None) -> None:
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
             raise InvalidInput(f"a Gram matrix of shape {tuple(matrix.shape)}: it must be [n, n]")
         if matrix.dtype not in (torch.float32, torch.float64):
@@ -78,7 +79,7 @@ class Cholesky:
         self.diagonal = matrix.diagonal().clone()
         self.n, self.dtype = len(matrix), matrix.dtype
         self.gram: StripedGram = _Lower(self.matrix, self.diagonal)
-        self.ridge = ridge
+        self.ridge, self._bar = ridge, progress or Progress()
         self._factor()
 
     def refactored(self, ridge: float) -> Cholesky:
@@ -98,17 +99,7 @@ class Cholesky:
         if not (math.isfinite(self.ridge) and self.ridge >= 0):
             raise InvalidInput(f"ridge {self.ridge!r}: 0 or more, and finite")
         self.matrix.diagonal().add_(self.ridge)
-        if self.matrix.device.type == "cpu":
-            potrf = lapack.spotrf if self.dtype == torch.float32 else lapack.dpotrf
-            array = self.matrix.numpy().T  # column-major, so that nothing is copied; its lower triangle is our upper one
-            factor, info = potrf(array, lower=1, overwrite_a=1, clean=0)
-            if not np.may_share_memory(factor, array):
-                self.matrix.copy_(torch.from_numpy(factor).T)
-            failed = int(info)
-        else:
-            upper, code = torch.linalg.cholesky_ex(self.matrix, upper=True)
-            self.matrix.copy_(upper.triu() + self.matrix.tril(-1))
-            failed = int(code)
+        failed = _factored_in_place(self.matrix, self._bar)
         if failed:
             raise _explained(
                 f"K + {self.ridge:g}·I is not positive definite in {self.dtype}: row {failed - 1} adds nothing to those before it",
@@ -158,6 +149,33 @@ class Cholesky:
     def log_determinant(self) -> float:
         """ln det(K + λI)."""
         return 2 * float(self.matrix.diagonal().double().log().sum())
+
+
+def _factored_in_place(A: Tensor, bar: Progress) -> int:
+    """A = UᵀU in A's upper triangle, block by block, its strict lower triangle untouched; 0, or the number of the pivot that failed.
+
+    Right-looking: after each block of rows the rest is updated by matrix products, where all but O(n²) of the time goes.
+    """
+    n = len(A)
+    with bar.task("Cholesky factor", n**3 // 3) as advance:
+        for j in range(0, n, BLOCK):
+            end = min(j + BLOCK, n)
+            own = A[j:end, j:end]
+            upper, info = torch.linalg.cholesky_ex(own, upper=True)
+            if int(info):
+                return j + int(info)
+            own.copy_(upper.triu() + own.tril(-1))
+            if end < n:
+                row = torch.linalg.solve_triangular(upper.mT, A[j:end, end:], upper=False)
+                A[j:end, end:] = row
+                for i in range(end, n, BLOCK):
+                    stop = min(i + BLOCK, n)
+                    left = row[:, i - end : stop - end].mT
+                    A[i:stop, stop:].addmm_(left, row[:, stop - end :], alpha=-1)
+                    block = A[i:stop, i:stop]
+                    block.sub_((left @ left.mT).triu())
+            advance(((n - j) ** 3 - (n - end) ** 3) // 3)
+    return 0
 
 
 def repeated_rows(gram: StripedGram, most: int = 5) -> list[tuple[int, int]]:

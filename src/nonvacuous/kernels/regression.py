@@ -178,7 +178,7 @@ def fitted(
         return KernelRegression(kernel, inputs, Y, found.values, ridge, record, None, striped, solver, helper)
     matrix = gram(kernel, inputs, progress=bar)
     formed = time.perf_counter()
-    factor = Cholesky(matrix, ridge)
+    factor = Cholesky(matrix, ridge, bar)
     record, alpha = _solved(factor, Y, formed - begun, formed)
     return KernelRegression(kernel, inputs, Y, alpha, ridge, record, factor, factor.gram, Direct(), None)
 
