@@ -193,7 +193,12 @@ def batch_within(layers: Sequence[Layer], x1: Tensor, memory: int, x2: Tensor | 
 def _batch(plan: Plan, alone: Plan | None, x: Tensor, images: int, memory: int) -> int:
     width = x.element_size()
     tables = images * sum(alone.table_sizes) * width if alone is not None else 0
-    strips = plan.strips * STRIP * (torch.get_num_threads() if x.device.type == "cpu" else 1) * width
+    strips = (
+        max(one.strips for one in (plan, alone) if one is not None)
+        * STRIP
+        * (torch.get_num_threads() if x.device.type == "cpu" else 1)
+        * width
+    )
     each = width * max(one.numbers(x.shape[1]) for one in (plan, alone) if one is not None)
     if tables + strips + each > memory:
         raise InvalidInput(

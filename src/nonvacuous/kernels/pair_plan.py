@@ -14,18 +14,8 @@ from nonvacuous.core.errors import InvalidInput
 from nonvacuous.kernels.activations import dual
 from nonvacuous.kernels.diagonals import Diagonals, convolved_from, convolved_size, every, pooled_from
 from nonvacuous.kernels.layers import AvgPool, Conv, Dense, Flatten, GlobalAvgPool, Layer, LayerNorm, Nonlinearity, Residual
-from nonvacuous.kernels.pair_steps import (
-    Activated,
-    Added,
-    Averaged,
-    Convolved,
-    Factors,
-    Normalized,
-    Pooled,
-    Scaled,
-    Selected,
-    Step,
-)
+from nonvacuous.kernels.pair_reductions import Added, Averaged, Normalized, Pooled, Scaled, Selected
+from nonvacuous.kernels.pair_steps import Activated, Convolved, Factors, Step
 from nonvacuous.kernels.pair_tiles import Layout
 
 ZERO = frozenset({0})
@@ -73,8 +63,10 @@ class Plan:
     steps: tuple[Step, ...]
     table_sizes: tuple[int, ...]
 
-    #: Buffers of a strip that are in use at once, at most.
-    strips = 12
+    @property
+    def strips(self) -> int:
+        """Buffers of a strip's size that are in use at once, and written-out masks, at most."""
+        return 12 + 3 * _convolutions(self.steps)
 
     def numbers(self, channels: int) -> int:
         """How many numbers one pair of images takes at most, strips apart."""
@@ -209,6 +201,13 @@ def needs(layers: Sequence[Layer], shape: Shape, last: Need) -> list[Need]:
     return found[::-1]
 
 
+def _convolutions(steps: Sequence[Step]) -> int:
+    return sum(
+        _convolutions((*step.branch, *step.shortcut)) if isinstance(step, Added) else isinstance(step, Convolved)
+        for step in steps
+    )
+
+
 def _held(steps: Sequence[Step], layout: Layout) -> dict[Layout, int]:
     """Numbers of every layout that are held at once, at most: two kernels before and after a step; twice as many within a block."""
     held = {layout: 2 * layout.size}
@@ -274,7 +273,8 @@ class _Compiler:
                     paths = [self.steps(path, shape, layout, need)[0] for path in (branch, shortcut)]
                     steps.append(Added(tuple(paths[0]), tuple(paths[1]), out))
                 case Nonlinearity(name):
-                    activated = Activated(dual(name), self._table((shape.height + 1) * (shape.width + 1)))
+                    numbers = (shape.height + 1) * (shape.width + 1) + (layout.size if layout.of_equal_pixels else 0)
+                    activated = Activated(dual(name), self._table(numbers))
                     match steps[-1:]:
                         case [Convolved(activation=None) as before] if before.out == layout:
                             steps[-1] = replace(before, activation=activated)

@@ -16,6 +16,10 @@ STRIP = 32_768
 """Numbers of a strip: a few strips together stay in a core's second-level cache."""
 
 
+SHORT = 64
+"""Rows of fewer numbers are slow to broadcast over."""
+
+
 class Layout(NamedTuple):
     """Which pixel pairs are kept: a product of row pairs and column pairs."""
 
@@ -26,6 +30,11 @@ class Layout(NamedTuple):
     def size(self) -> int:
         """Numbers kept for one image pair."""
         return self.rows.length * self.columns.length
+
+    @property
+    def of_equal_pixels(self) -> bool:
+        """Whether no others are kept."""
+        return self.rows.offsets == self.columns.offsets == (0,)
 
 
 class Buffers:
@@ -147,11 +156,12 @@ class Tile:
         """An index vector for every pair of the tile in turn, ``stride`` further each time."""
         return self.placed((torch.arange(self.batch)[:, None] * stride + index).flatten())
 
-    def mask(self, columns: Diagonals, scale: float = 1.0) -> Tensor:
-        """``scale`` at pairs of columns, 0 in the gaps."""
-        key = (columns, scale)
+    def mask(self, columns: Diagonals, scale: float, count: int) -> Tensor:
+        """``scale`` at pairs of columns, 0 in the gaps; for ``count`` rows, written out where rows are short."""
+        key = (columns, scale, count)
         if key not in self._kept:
-            self._kept[key] = (columns.occupied * scale).to(self._like)
+            row = (columns.occupied * scale).to(self._like)
+            self._kept[key] = row.repeat(count, 1) if columns.length < SHORT else row
         return self._kept[key]
 
     def zero_gap_rows(self, x: Tensor, rows: Diagonals, strip: slice) -> None:
@@ -162,7 +172,7 @@ class Tile:
 
     def zero_gaps(self, x: Tensor, layout: Layout, strip: slice, scale: float = 1.0) -> None:
         """Zeros into the gaps of a strip ``x``; all else times ``scale``."""
-        self.do(x.mul_, self.mask(layout.columns, scale))
+        self.do(x.mul_, self.mask(layout.columns, scale, len(x)))
         self.zero_gap_rows(x, layout.rows, strip)
 
     def per_pixel(self, state: State) -> Tensor:
