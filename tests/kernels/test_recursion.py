@@ -162,6 +162,7 @@ def test_bad_input_is_named() -> None:
         ({"x1": x, "activation": lambda z: z.cumsum(0)}, "by itself"),
         ({"x1": x, "weight_std": 0.0}, "positive"),
         ({"x1": x, "bias_std": -1.0}, "0 or more"),
+        ({"x1": x, "activation": "exp", "depth": 4}, "overflows"),
     ]
     for arguments, message in bad:
         with pytest.raises(InvalidInput, match=message):

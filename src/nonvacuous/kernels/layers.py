@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.kernels.duals import Dual
 
 
 def check_deviations(weight_std: float, bias_std: float) -> None:
@@ -59,9 +60,9 @@ class Conv(Layer):
 
 @dataclass(frozen=True)
 class Nonlinearity(Layer):
-    """An elementwise function, by its name in :mod:`~nonvacuous.kernels.activations` (``relu``, ``erf``, ``gelu``, …)."""
+    """An elementwise function: by its name in :mod:`~nonvacuous.kernels.activations` (``relu``, ``erf``, …), or its dual functions."""
 
-    name: str
+    name: str | Dual
 
 
 @dataclass(frozen=True)

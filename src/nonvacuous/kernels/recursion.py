@@ -81,7 +81,12 @@ def nngp_ntk(
     """
     recursion = Recursion.of(depth, activation, Deviations(weight_std, bias_std, input_weight_std))
     first, second = _matched(x1, x2)
-    return tiles(recursion)(recursion, first, second).kernel(progress or Progress())
+    made = tiles(recursion)(recursion, first, second)
+    if not all(end.to(x1.dtype).isfinite().all() for side in (made.first, made.second) for end in side.ends):
+        raise InvalidInput(
+            f"the kernel overflows {x1.dtype} on its diagonal after {depth} layers: take smaller deviations or inputs"
+        )
+    return made.kernel(progress or Progress())
 
 
 @torch.no_grad()
