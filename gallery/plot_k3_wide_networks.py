@@ -4,7 +4,7 @@ A trained wide network is its tangent kernel's regression
 =========================================================
 
 Arora et al. 2019, Theorem 3.2 (Wu's deck): trained to the end by gradient descent on the squared error, a network of width m ≥ poly(…)
-satisfies |f_nn(x) − f_ntk(x)| ≤ ε at a new input, f_ntk = k(x, X)K⁻¹y. The polynomial is not stated, so no width is ever called enough;
+satisfies ``|f_nn(x) − f_ntk(x)|`` ≤ ε at a new input, f_ntk = k(x, X)K⁻¹y. The polynomial is not stated, so no width is ever called enough;
 what can be seen is the gap fall, and the part of it that is not the scatter of the kernel at the start: the gap of each network to the
 predictor of its own kernel.
 """
