@@ -11,6 +11,7 @@ from nonvacuous._version import __version__
 from nonvacuous.auditing.anatomy import Anatomy
 from nonvacuous.auditing.budget import Budget, Part
 from nonvacuous.auditing.needs import Need
+from nonvacuous.auditing.tangent import Tangent
 from nonvacuous.core.certificate import Certificate, Indicator
 from nonvacuous.core.measured import Measured
 
@@ -89,6 +90,7 @@ class Audit:
     trainability: tuple[TheoremCheck, ...] = ()
     needs: tuple[Need, ...] = ()
     anatomy: Anatomy | None = None
+    tangent: Tangent | None = None
     curvature: CurvatureSummary | None = None
 
     @property
@@ -117,6 +119,7 @@ class Audit:
             "trainability": [check.to_dict() for check in self.trainability],
             "needs": [{**asdict(need), "times": need.times} for need in self.needs],
             "anatomy": None if self.anatomy is None else asdict(self.anatomy),
+            "tangent": None if self.tangent is None else asdict(self.tangent),
             "curvature": None if self.curvature is None else _curvature(self.curvature),
         }
 

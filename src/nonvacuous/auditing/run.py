@@ -18,6 +18,7 @@ from nonvacuous.auditing.facts import error_budget, facts, indicators
 from nonvacuous.auditing.needs import needs
 from nonvacuous.auditing.plan import Plan, plan
 from nonvacuous.auditing.result import Audit, Skipped
+from nonvacuous.auditing.tangent import tangent
 from nonvacuous.auditing.trainability import checks
 from nonvacuous.core.bound import Predictor as Kinds
 from nonvacuous.core.certificate import Certificate
@@ -97,12 +98,14 @@ def audit(
         certificates, more = _certificates(subject, declared, seed, weights, bar)
         with bar.task("measuring layers and slopes", None):
             made_of = anatomy(subject) if predictor.module is not None else None
+        with bar.task("measuring the tangent kernel", None):
+            kernel = tangent(subject)
         macs = made_of.total.macs if made_of is not None and made_of.total is not None else None
         bends = curvature_of(subject, macs, stream_seed(seed, "curvature"), bar)
     ladder = tuple(sorted(certificates, key=lambda c: (c.value, c.bound)))
     return Audit(
         certificates=ladder,
-        indicators=indicators(subject),
+        indicators=(*indicators(subject), *(kernel.indicators() if kernel is not None else ())),
         budget=error_budget(subject, certificates, declared.ledger),
         facts=facts(subject, name, delta, seed, time.perf_counter() - begun),
         skipped=(*declared.skipped, *skipped, *more),
@@ -110,6 +113,7 @@ def audit(
         trainability=checks(subject, training_losses),
         needs=needs(ladder),
         anatomy=made_of,
+        tangent=kernel,
         curvature=bends,
     )
 
