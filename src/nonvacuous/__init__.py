@@ -11,18 +11,32 @@ from nonvacuous._version import __version__
 
 if TYPE_CHECKING:
     from nonvacuous.auditing.levels import verify
+    from nonvacuous.auditing.refits import RefitBudget, budget
     from nonvacuous.auditing.result import Audit
     from nonvacuous.auditing.run import audit
     from nonvacuous.core.certificate import Certificate, Indicator
     from nonvacuous.learning.method import Certified
     from nonvacuous.learning.run import certify
 
-__all__ = ["Audit", "Certificate", "Certified", "Indicator", "__version__", "audit", "certify", "verify"]
+__all__ = [
+    "Audit",
+    "Certificate",
+    "Certified",
+    "Indicator",
+    "RefitBudget",
+    "__version__",
+    "audit",
+    "budget",
+    "certify",
+    "verify",
+]
 
 _HOME = {
     "Audit": "nonvacuous.auditing.result",
     "audit": "nonvacuous.auditing.run",
     "verify": "nonvacuous.auditing.levels",
+    "RefitBudget": "nonvacuous.auditing.refits",
+    "budget": "nonvacuous.auditing.refits",
     "Certified": "nonvacuous.learning.method",
     "certify": "nonvacuous.learning.run",
     "Certificate": "nonvacuous.core.certificate",

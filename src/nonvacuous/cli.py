@@ -1,4 +1,4 @@
-"""The command line: ``nonvacuous train | audit | certify | verify | bounds | landscape | gallery | build``. Loads no torch until a command needs it."""
+"""The command line: ``nonvacuous train | audit | certify | verify | bounds | gallery | build``. Loads no torch until a command needs it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from nonvacuous._version import __version__
 from nonvacuous.commands.audit import audit
 from nonvacuous.commands.bounds import bounds
+from nonvacuous.commands.budget import budget
 from nonvacuous.commands.build import build
 from nonvacuous.commands.certify import certify
 from nonvacuous.commands.curvature import curvature
@@ -35,5 +36,5 @@ def main() -> None:
     """
 
 
-for command in (train, audit, certify, verify, bounds, landscape, curvature, gallery, build):
+for command in (train, audit, certify, budget, verify, bounds, landscape, curvature, gallery, build):
     main.add_command(command)

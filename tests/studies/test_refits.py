@@ -43,7 +43,7 @@ def checkerboard(n: int) -> World:
 
 def test_the_plan_visits_the_sizes_then_the_widths_then_the_corners() -> None:
     made = plan(1600, epochs=4, batch_size=32, replicates=12)
-    assert made.cells[:4] == tuple(Cell(n, 1.0) for n in (200, 400, 800, 1600))
+    assert made.cells[:4] == tuple(Cell(n, 1.0) for n in (200, 1600, 400, 800))
     assert {c.width for c in made.cells if c.n == 1600} == {0.25, 0.5, 1.0, 2.0}
     assert made.rounds == (tuple(range(8)), tuple(range(8, 12)))
     assert [made.steps(1600, length) for length in made.lengths] == [100, 200, 400]

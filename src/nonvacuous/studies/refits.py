@@ -88,7 +88,7 @@ def plan(
     adjustable: bool = True,
     small: bool = True,
 ) -> Plan:
-    """Sizes n/8 … n at width 1, then widths 2, 1/2, 1/4 at n, then corners of the plane; as many replicates as time allows.
+    """The sizes n/8, n, n/4, n/2 at width 1, then widths 2, 1/2, 1/4 at n, then corners of the plane; as many replicates as time allows.
 
     adjustable: whether the network has other widths; small: whether its replicates are trained at once.
 
@@ -104,7 +104,7 @@ def plan(
             f"epochs {epochs!r}, batch size {batch_size}, learning rate {learning_rate!r}, replicates {replicates}: give positive numbers"
         )
     sizes = sorted({max(FEWEST // 8, round(share * n)) for share in SHARES})
-    cells = [Cell(size, 1.0) for size in sizes]
+    cells = [Cell(size, 1.0) for size in (sizes[0], sizes[-1], *sizes[1:-1])]
     if adjustable:
         cells += [Cell(n, width) for width in WIDTHS] + [Cell(size, width) for size in sizes[-3:-1] for width in (2.0, 0.5)]
     together = min(STACKED, replicates) if small else 1
