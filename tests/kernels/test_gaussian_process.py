@@ -69,6 +69,14 @@ def test_the_likelihood_is_the_density_and_its_best_ridge_beats_its_neighbours()
     assert 0.1 < ridge < 0.4 and 1.5 < best.amplitude < 6
 
 
+def test_ridges_at_which_the_gram_matrix_is_singular_are_passed_over():
+    x, y = process_sample(80, 0.1, 2)
+    x, y = torch.cat([x, x]).float(), torch.cat([y, y + 0.3])
+    flat = lambda a, b: gaussian(a, b) + 1e6  # noqa: E731  rounding swallows small ridges
+    process = posterior(flat, x, y)
+    assert math.isfinite(process.log_likelihood) and process.regression.ridge > 0
+
+
 def test_intervals_of_the_true_model_cover_and_those_of_a_wrong_noise_do_not():
     inside, wrong = [], []
     for seed in range(8):

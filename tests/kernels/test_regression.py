@@ -181,6 +181,7 @@ def test_too_large_a_gram_matrix_says_its_size_and_the_alternatives():
     ("inputs", "targets", "ridge"),
     [
         (torch.zeros(3), torch.zeros(3), 1.0),
+        (torch.zeros(3, 2, dtype=torch.float16), torch.zeros(3), 1.0),
         (torch.zeros(0, 2), torch.zeros(0), 1.0),
         (torch.zeros(3, 2, dtype=torch.long), torch.zeros(3), 1.0),
         (torch.tensor([[1.0, math.nan]]), torch.zeros(1), 1.0),

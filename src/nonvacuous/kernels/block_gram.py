@@ -139,9 +139,10 @@ class RecomputedGram(StripedGram):
 
 def checked_inputs(inputs: Tensor, what: str = "inputs") -> Tensor:
     """The inputs, if they are usable: floating ``[n, …]``, not empty, finite (the first bad row is named)."""
-    if inputs.ndim < 2 or not len(inputs) or not inputs.is_floating_point():
+    if inputs.ndim < 2 or not len(inputs) or inputs.dtype not in (torch.float32, torch.float64):
         raise InvalidInput(
-            f"{what} of shape {tuple(inputs.shape)}, {inputs.dtype}: give floating [n, …], n at least 1 (one example alone is x[None])"
+            f"{what} of shape {tuple(inputs.shape)}, {inputs.dtype}: give [n, …], n at least 1 (one example alone is x[None]), in float32"
+            " or float64"
         )
     bad = ~torch.isfinite(inputs.reshape(len(inputs), -1)).all(1)
     if bool(bad.any()):

@@ -23,6 +23,7 @@ from torch import Tensor
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Measured
 from nonvacuous.kernels.block_gram import KernelFunction, checked_inputs, computed_block
+from nonvacuous.kernels.cholesky import SingularGram
 from nonvacuous.kernels.regression import BUDGET, Direct, Iterative, KernelRegression, fitted, refitted
 from nonvacuous.runtime.tasks import Progress
 
@@ -88,9 +89,8 @@ def posterior(
         raise InvalidInput(
             "the likelihood needs a factored Gram matrix: give ridge=, for instance by `most_likely` on a part of the data"
         )
-    start = fitted(
-        kernel, inputs, targets, ridge=1.0 if ridge is None else ridge, solver=solver, budget=budget, progress=progress
-    )
+    first = float(prior_variance(kernel, inputs[:DIAGONAL_AT_ONCE]).mean()) if ridge is None else ridge
+    start = fitted(kernel, inputs, targets, ridge=first, solver=solver, budget=budget, progress=progress)
     return _process(start) if ridge is None else process(start)
 
 
@@ -117,7 +117,14 @@ def _process(start: KernelRegression) -> GaussianProcess:
     assert start.factor is not None
     scale = float(start.factor.diagonal.double().mean())
     lowest = 4 * torch.finfo(start.factor.dtype).eps * len(start.inputs) ** 0.5
-    best = _searched(lambda r: -likelihood(refitted(start, r)), scale * max(lowest, 1e-9), 10 * scale)
+
+    def misfit(ridge: float) -> float:
+        try:
+            return -likelihood(refitted(start, ridge))
+        except SingularGram:  # too small a ridge for this type: no candidate
+            return math.inf
+
+    best = _searched(misfit, scale * max(lowest, 1e-9), 10 * scale)
     return process(refitted(start, best))
 
 
