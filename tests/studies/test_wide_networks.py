@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.kernels.architecture import dense, relu, serial
 from nonvacuous.kernels.recursion import nngp_ntk
 from nonvacuous.runtime.sources import load
 from nonvacuous.studies.wide_networks import (
@@ -37,6 +38,28 @@ def test_the_network_is_the_decks_formula():
     W1, W2, W3 = (w[0] for w in weights(5, 7, 2, [3], torch.float64))
     z = math.sqrt(2 / 7) * torch.relu(math.sqrt(2 / 7) * torch.relu(task.inputs @ W1) @ W2) @ W3
     torch.testing.assert_close(answers(weights(5, 7, 2, [3], torch.float64), task.inputs)[0], z[:, 0])
+
+
+def test_the_network_and_its_descent_are_those_of_the_described_architecture():
+    """The finite module of `kernels.architecture` with these weights: its answers, and its answers after steps of torch's own SGD."""
+    task = small()
+    parts = [dense(weight_std=math.sqrt(5)), relu(), dense(), relu(), dense()]
+    module = serial(*parts).module((5,), width=9).double()
+    parameters = [w.requires_grad_() for w in weights(5, 9, 2, [4], torch.float64)]
+    with torch.no_grad():
+        for there, here in zip([p for p in module.parameters() if p.numel() > 1 and p.ndim >= 2], parameters, strict=True):
+            there.copy_(here[0].T.reshape(there.shape))
+    torch.testing.assert_close(module(task.inputs)[:, 0], answers(parameters, task.inputs)[0])
+    stepper = torch.optim.SGD(module.parameters(), lr=0.01)
+    for _ in range(5):
+        stepper.zero_grad()
+        (0.5 * (module(task.inputs)[:, 0] - task.targets).square().sum()).backward()
+        stepper.step()
+        loss = 0.5 * (answers(parameters, task.inputs) - task.targets).square().sum()
+        with torch.no_grad():
+            for w, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                w.sub_(0.01 * slope)
+    torch.testing.assert_close(module(task.new)[:, 0], answers(parameters, task.new)[0])
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
