@@ -246,10 +246,11 @@ def test_the_model_is_restored_to_the_bit_and_the_work_is_gone_on_with(kind: typ
     assert weights_digest(model) == before and model.training and model[1].momentum == momentum
     assert not model[0].weight.requires_grad and model[0].bias.requires_grad
     done = int(np.load(file)["done"].sum())
-    assert done == 3
+    assert 0 < done < 9
     calls["left"] = 10**6
     again = target_surface(resume=True)
-    assert np.array_equal(again.loss, wanted.loss) and 10**6 - calls["left"] == 8 + 1 + 6  # timing, origin, what was left
+    assert np.array_equal(again.loss, wanted.loss)
+    assert 10**6 - calls["left"] in (4 + 1 + 9 - done, 8 + 1 + 9 - done)  # timing once or twice, the origin, what was left
     for text, call in (
         ("exists", target_surface),
         ("another landscape", lambda: surface(target, [axis(random_direction(model, 1), -1, 2, 9)], store=file, resume=True)),

@@ -32,6 +32,12 @@ MOST_SHARED = 512 * 2**20
 MOST_TOGETHER = 1 << 24
 """Numbers that the weights of the points evaluated together may hold."""
 
+PROBES = 4
+"""Points that a way is timed on."""
+SHORT, LONG = 0.003, 0.02
+"""Seconds a point and batch below which calls, not products, take the time, so that many points at once may pay; above which one try
+tells enough."""
+
 
 class Way(Enum):
     """How the points are evaluated."""
@@ -178,26 +184,29 @@ class Evaluation:
                 raise InvalidInput(
                     "no first layer can be shared: it must be linear in its weights, read the input alone, and not be frozen"
                 )
-        plain = self.objective.statistics is Statistics.FROZEN or not batch_norms(self.objective.model)
-        if self.way is None and plain:
-            ways.append(Way.TOGETHER)
         few = self.objective.batches[:1]
-        probe = torch.tensor([[0.1 * (i + 1)] * len(self.directions) for i in range(4)], dtype=torch.float64)
+        probe = torch.tensor([[0.1 * (i + 1)] * len(self.directions) for i in range(PROBES)], dtype=torch.float64)
         taken: dict[Way, float] = {}
         for way in ways:
+            taken[way] = self._timed(probe, way, few)
+            if taken[way] < PROBES * LONG:  # a second try, since what is short is easily disturbed
+                taken[way] = min(taken[way], self._timed(probe, way, few))
+        plain = self.objective.statistics is Statistics.FROZEN or not batch_norms(self.objective.model)
+        if self.way is None and plain and min(taken.values()) < PROBES * SHORT:
             try:
-                taken[way] = min(self._timed(probe, way, few) for _ in range(2))
+                taken[Way.TOGETHER] = 1.1 * min(self._timed(probe, Way.TOGETHER, few) for _ in range(2))
             except (RuntimeError, InvalidInput):  # vmap has no rule for it, or the model looks at values
-                if way is not Way.TOGETHER or self.way is not None:
-                    raise
+                taken.pop(Way.TOGETHER, None)
         self.way = min(taken, key=lambda way: taken[way])
         share = sum(len(batch.targets) for batch in few) / self.objective.n
         self.seconds_per_point = taken[self.way] / len(probe) / share
 
     def _timed(self, probe: Tensor, way: Way, batches: Sequence[Batch]) -> float:
-        begun = time.perf_counter()
+        alone = torch.get_num_threads() == 1 and all(x.device.type == "cpu" for x in self._origin.values())
+        clock = time.process_time if alone else time.perf_counter  # on one thread, others' work does not count
+        begun = clock()
         self._at(probe, way, batches)
-        return time.perf_counter() - begun
+        return clock() - begun
 
 
 def _judged(objective: Objective, answers: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
