@@ -24,6 +24,7 @@ import numpy as np
 #: name → last layer, pixels a side, images, convolutions; both sides read it
 CASES = {
     "3 convolutions, global pooling, 14×14, N = 30": ("pool", 14, 30, 3),
+    "3 convolutions, global pooling, 14×14, N = 10": ("pool", 14, 10, 3),
     "3 convolutions, flattened, 28×28, N = 100": ("flatten", 28, 100, 3),
 }
 GROWTH = [
