@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,14 +19,22 @@ from nonvacuous.learning.augmented import trained_with_augmentation
 from nonvacuous.learning.gaussian_head import GaussianHead
 from nonvacuous.learning.gaussian_training import Featured, featured, fit, gibbs_risk
 from nonvacuous.learning.holdout import HoldOut, check_fraction, declared_split
-from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord
+from nonvacuous.learning.method import (
+    Certified,
+    Factory,
+    Method,
+    Number,
+    Task,
+    TrainingRecord,
+    choice_nats,
+    unsuited_to_seeger,
+)
 from nonvacuous.learning.objectives import OBJECTIVES
 from nonvacuous.learning.plain import default_epochs
 from nonvacuous.learning.trained_features import GibbsOnNetwork, TrainedFeatures
 from nonvacuous.runtime.data import Split
 from nonvacuous.runtime.weights import weights_digest
 
-LEAST_N = 8
 SCALES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Prior deviations, in units of the last layer's root-mean-square weight, the best of which is taken: their number is paid for."""
 PURPOSE, RATE, BATCH = "prior", 0.03, 1000
@@ -67,18 +74,12 @@ class DataDependent(Method):
 
     def unsuited(self, task: Task) -> str:
         """Samples without classes, with named inputs, or too small for the theorem."""
-        if task.train.classes is None:
-            return "it certifies the 0–1 loss of a classifier"
-        if isinstance(task.train.input_shape, dict):
-            return "its training takes one tensor an example"
-        if task.train.n * (1 - self.prior_fraction) < 2 * LEAST_N:
-            return f"{task.train.n} examples leave too few for the theorem; a useful certificate takes some hundreds"
-        return ""
+        return unsuited_to_seeger(task, task.train.n * (1 - self.prior_fraction) / 2)  # a split by lot may give half of that
 
     @property
     def price_nats(self) -> float:
         """What the choice of σ₀ and of the settings costs, rounded up."""
-        return math.nextafter(math.log(len(SCALES) * self.alternatives), math.inf)
+        return choice_nats(len(SCALES) * self.alternatives)
 
     def certified(self, task: Task) -> Certified:
         """The stochastic classifier; beside it the hold-out certificate of the prior's own network on the same split."""

@@ -27,7 +27,7 @@ from nonvacuous.core.errors import InvalidEvidence, InvalidInput
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.learning import ties
 from nonvacuous.learning.curvature_basis import KroneckerBasis, kronecker_bases
-from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord
+from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord, unsuited_to_seeger
 from nonvacuous.learning.objectives import budget_nats, inverted_kl
 from nonvacuous.learning.plain import plainly_trained
 from nonvacuous.learning.stochastic import StochasticLinear, StochasticNetwork, chain, matrices
@@ -37,7 +37,6 @@ from nonvacuous.runtime.checkpoints import Checkpoint
 from nonvacuous.runtime.models import initialise
 from nonvacuous.runtime.samples import Sample
 
-LEAST_N = 8
 CURVATURE_EXAMPLES = 20_000
 MOST_TRIALS = 1_000_000
 
@@ -74,11 +73,7 @@ class DeepPacBayes(Method):
 
     def unsuited(self, task: Task) -> str:
         """A network that is no chain of linear layers, or a sample without classes."""
-        if task.train.classes is None:
-            return "it certifies the 0–1 loss of a classifier"
-        if task.train.n < LEAST_N:
-            return f"Seeger's bound needs {LEAST_N} examples, there are {task.train.n}"
-        return ""
+        return unsuited_to_seeger(task, task.train.n)
 
     def certified(self, task: Task) -> Certified:
         """The stochastic network; every call of it draws a fresh network an example."""

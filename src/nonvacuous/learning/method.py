@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from math import inf, nextafter
+from math import inf, log, nextafter
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
 
+from nonvacuous.bounds.pac_bayes import SeegerBound
 from nonvacuous.core.bound import Bound, Hypothesis, Predictor
 from nonvacuous.core.certificate import Assumption, Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput, UnsupportedModule
@@ -211,6 +212,25 @@ class Method(ABC):
             measurement_delta=measurement_delta,
             seed=task.seed,
         )
+
+
+def unsuited_to_seeger(task: Task, n: float) -> str:
+    """Why Seeger's bound on the 0–1 loss cannot be had from ``n`` of the task's examples, each one tensor; empty if it can."""
+    if task.train.classes is None:
+        return "it certifies the 0–1 loss of a classifier"
+    if isinstance(task.train.input_shape, dict):
+        return "it takes one tensor an example"
+    if n < SeegerBound.least_n:
+        are = "are" if n == task.train.n else "leave"
+        return (
+            f"{task.train.n} examples {are} too few: the theorem takes {SeegerBound.least_n} examples, a useful value hundreds"
+        )
+    return ""
+
+
+def choice_nats(alternatives: int) -> float:
+    """What a choice among so many priors costs in a divergence: their logarithm, rounded up."""
+    return nextafter(log(alternatives), inf)
 
 
 def _tupled(value: Any) -> Any:

@@ -19,10 +19,18 @@ from nonvacuous.learning.features import Features, features_for
 from nonvacuous.learning.gaussian_head import GaussianHead
 from nonvacuous.learning.gaussian_training import Featured, featured, fit, gibbs_risk
 from nonvacuous.learning.linear_head import GibbsLinear
-from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord
+from nonvacuous.learning.method import (
+    Certified,
+    Factory,
+    Method,
+    Number,
+    Task,
+    TrainingRecord,
+    choice_nats,
+    unsuited_to_seeger,
+)
 from nonvacuous.learning.objectives import OBJECTIVES
 
-LEAST_N = 8
 SCALES = tuple(2.0 ** (j / 2) for j in range(-4, 14))
 """Prior deviations among which one may be chosen by looking at results: their number is paid for."""
 
@@ -69,18 +77,12 @@ class PacBayes(Method):
 
     def unsuited(self, task: Task) -> str:
         """Samples without classes, with named inputs, or too small for the theorem."""
-        if task.train.classes is None:
-            return "it certifies the 0–1 loss of a classifier"
-        if isinstance(task.train.input_shape, dict):
-            return "its features take one tensor an example"
-        if task.train.n < LEAST_N:
-            return f"the theorem needs {LEAST_N} examples, there are {task.train.n}; a useful certificate takes some hundreds"
-        return ""
+        return unsuited_to_seeger(task, task.train.n)
 
     @property
     def price_nats(self) -> float:
         """What the choice of a prior costs, rounded up."""
-        return math.nextafter(math.log(len(SCALES) * self.alternatives), math.inf)
+        return choice_nats(len(SCALES) * self.alternatives)
 
     def certified(self, task: Task) -> Certified:
         """The stochastic classifier; every call of it draws a fresh network an example."""
