@@ -61,7 +61,7 @@ for axis in axes[:2]:
 order = labels.argsort()
 axes[2].imshow(kernels["after training"][order][:, order], cmap="viridis")
 axes[2].set(
-    title=f"after training, examples by class\nthe kernel changed by {distance.kernel_change:.1f} of its norm",
+    title=f"after training, examples by class\nalignment with that before: {distance.kernel_alignment:.2f}",
     xticks=[],
     yticks=[],
 )
