@@ -61,8 +61,8 @@ for name, kernel in kernels.items():
     )
 
 # %%
-# Larger samples at 14×14: ``results/kernels/convolutional_fashion_mnist.csv`` has the dense kernel (81.9 % right with 1,024 pictures, of 1,000
-# test pictures) and the flattened one (85.4 %, of the first 500); the pooled one takes minutes of one core more. To make it again:
+# Larger samples at 14×14: ``results/kernels/convolutional_fashion_mnist.csv`` has the dense kernel (81.9 % right with 1,024 pictures, of
+# 1,000 test pictures) and the flattened one (85.4 %, of the first 500); the pooled one takes minutes of one core more. To make it again:
 # ``python results/kernels/convolutional_fashion_mnist.py results/kernels/convolutional_fashion_mnist.csv``
 
 colours = dict(zip(kernels, ("0.4", "tab:blue", "tab:red"), strict=True))

@@ -3,7 +3,7 @@
 Run: ``python results/kernels/convolutional_fashion_mnist.py results/kernels/convolutional_fashion_mnist.csv``
 
 Pictures averaged to 14×14; the first n training pictures, the first test pictures; ridge 1e-4 of the mean diagonal, not tuned. Each
-kernel is computed once, for the largest n; the smaller n use its corner. kernel_seconds: processor time of that, on one line (empty: not measured).
+kernel is computed once, for the largest n; the smaller n use its corner. kernel_seconds: processor time of that (empty: not measured).
 """
 
 from __future__ import annotations
