@@ -61,7 +61,7 @@ for number, (name, row) in enumerate(values.items()):
 # **Small against large batches**, each trained to the same training loss.
 test = draw(load("digits", "test"), None, 0)
 runs = [
-    run("digits", draw(load("digits"), None, seed), test, arm, seed, hidden=32, target=0.05)
+    run("digits", draw(load("digits"), 800, seed), test, arm, seed, hidden=32, target=0.1)
     for seed in range(3)
     for arm in (Arm.SMALL, Arm.LARGE)
 ]
