@@ -14,6 +14,7 @@ from nonvacuous.commands.curvature import curvature
 from nonvacuous.commands.gallery import gallery
 from nonvacuous.commands.landscape import landscape
 from nonvacuous.commands.program import Program
+from nonvacuous.commands.study import study
 from nonvacuous.commands.train import train
 from nonvacuous.commands.verify import verify
 
@@ -36,5 +37,5 @@ def main() -> None:
     """
 
 
-for command in (train, audit, certify, budget, verify, bounds, landscape, curvature, gallery, build):
+for command in (train, audit, certify, budget, verify, bounds, landscape, curvature, study, gallery, build):
     main.add_command(command)

@@ -16,18 +16,24 @@ from nonvacuous.cli import main
 from nonvacuous.commands import bounds as bounds_module
 from nonvacuous.core.errors import CertificateRefused, InvalidInput, UnsupportedModule
 
-COMMANDS = sorted(main.commands)
+STUDIES = main.commands["study"]
+assert isinstance(STUDIES, click.Group)
+LEAVES = {
+    **{name: command for name, command in main.commands.items() if command is not STUDIES},
+    **{f"study {name}": command for name, command in STUDIES.commands.items()},
+}
+COMMANDS = sorted(LEAVES)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_what_the_command_does(run: Any, command: str) -> None:
-    result = run(command, "--help")
+    result = run(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Usage: nonvacuous {command}" in result.stdout
     assert all(option in result.stdout for option in ("--json", "--quiet", "--version"))
 
 
-@pytest.mark.parametrize("words", [[], *([command] for command in COMMANDS)])
+@pytest.mark.parametrize("words", [[], *(command.split() for command in COMMANDS)])
 def test_version_is_an_option_of_every_command(run: Any, words: list[str]) -> None:
     result = run(*words, "--version")
     assert (result.exit_code, result.stdout) == (0, f"nonvacuous {__version__}\n")
@@ -35,7 +41,7 @@ def test_version_is_an_option_of_every_command(run: Any, words: list[str]) -> No
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_the_common_options(command: str) -> None:
-    names = {name for parameter in main.commands[command].params for name in parameter.opts}
+    names = {name for parameter in LEAVES[command].params for name in parameter.opts}
     assert {"--seed", "--device", "--batch-size", "--json", "--quiet", "--version"} <= names
 
 
