@@ -171,3 +171,17 @@ def test_what_it_cannot_sample_is_named():
     result = DeepPacBayes(plain_epochs=1, epochs=1, draws=1).certified(Task(network, digits(100)))
     with pytest.raises(InvalidEvidence, match="Linear"):
         SMALL.evidence(result.certificate, nn.Linear(64, 10), Task(network, digits(100)))
+
+
+def test_draws_are_the_calls_one_after_another() -> None:
+    layers = [
+        StochasticLinear(torch.randn(5, 4), torch.randn(5, 4), 0.3),
+        nn.Tanh(),
+        StochasticLinear(*[torch.randn(2, 6)] * 2, 0.2),
+    ]
+    network, x = StochasticNetwork([nn.ReLU(), *layers]), torch.randn(7, 3)
+    generator, other = (torch.Generator().manual_seed(3) for _ in range(2))
+    with torch.no_grad():
+        found, expected = list(network.draws(x, 4, generator)), [network(x, other) for _ in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not torch.equal(found[0], found[1])

@@ -249,8 +249,8 @@ def _errors(task: Task, network: StochasticNetwork, passes: int) -> int:
     with torch.no_grad(), task.progress.task("drawing a network an example", passes * task.train.n) as advance:
         for batch in task.train.batches(2048):
             batch = batch.to(task.device)
-            for _ in range(passes):
-                outputs = network(batch.inputs, generator)
+            assert isinstance(batch.inputs, Tensor)
+            for outputs in network.draws(batch.inputs, passes, generator):
                 errors += ties.errors(outputs, batch.targets)
                 advance(len(outputs))
     return errors

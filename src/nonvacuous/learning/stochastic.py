@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,13 @@ GRID = 4
 ELEMENTWISE = nn.ReLU | nn.LeakyReLU | nn.Tanh | nn.Sigmoid | nn.GELU | nn.SiLU | nn.ELU | nn.Softplus
 
 _PRICE = math.log(math.pi**2 / 3 - 1)
+
+
+class Law(NamedTuple):
+    """Means and deviations, each [b, out]."""
+
+    mean: Tensor
+    std: Tensor
 
 
 class StochasticLinear(nn.Module):
@@ -87,13 +95,20 @@ class StochasticLinear(nn.Module):
         appended = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
         return appended if self.basis_in is None else appended @ self.basis_in
 
+    def law(self, coordinates: Tensor) -> Law:
+        """Means and deviations of the rotated pre-activations, each [b, out], from :meth:`coordinates` [b, in + 1]."""
+        variance = coordinates.square() @ (2 * self.log_std).exp().T
+        return Law(coordinates @ self.rotated_mean.T, (variance + 1e-30).sqrt())
+
+    def drawn(self, law: Law, generator: torch.Generator | None = None) -> Tensor:
+        """Pre-activations [b, out] of one fresh draw a row."""
+        mean, std = law
+        drawn = mean + std * torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        return drawn if self.basis_out is None else drawn @ self.basis_out.T
+
     def outputs(self, coordinates: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pre-activations [b, out] of one fresh draw a row, from :meth:`coordinates` [b, in + 1]."""
-        mean = coordinates @ self.rotated_mean.T
-        variance = coordinates.square() @ (2 * self.log_std).exp().T
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        drawn = mean + (variance + 1e-30).sqrt() * noise
-        return drawn if self.basis_out is None else drawn @ self.basis_out.T
+        return self.drawn(self.law(coordinates), generator)
 
     def forward(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.outputs(self.coordinates(inputs), generator)
@@ -161,6 +176,21 @@ class StochasticNetwork(nn.Module):
         for layer in self.layers:
             value = layer(value, generator) if isinstance(layer, StochasticLinear) else layer(value)
         return value
+
+    def draws(self, inputs: Tensor, count: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+        """``count`` times what :meth:`forward` gives, the first Gaussian layer's law being worked out once for all of them."""
+        at = next((i for i, layer in enumerate(self.layers) if isinstance(layer, StochasticLinear)), len(self.layers))
+        value = inputs.flatten(1)
+        for layer in self.layers[:at]:
+            value = layer(value)
+        first = self.layers[at]
+        assert isinstance(first, StochasticLinear)
+        law = first.law(first.coordinates(value))
+        for _ in range(count):
+            drawn = first.drawn(law, generator)
+            for layer in self.layers[at + 1 :]:
+                drawn = layer(drawn, generator) if isinstance(layer, StochasticLinear) else layer(drawn)
+            yield drawn
 
     def gaussian(self) -> Iterator[StochasticLinear]:
         """The Gaussian layers, first to last."""
