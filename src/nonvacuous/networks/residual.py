@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
-from nonvacuous.measures.lipschitz import bracket, global_upper
+from nonvacuous.measures.lipschitz import global_upper, sampled_lower
 from nonvacuous.networks.spectral import norm_limited
 
 __all__ = ["Inverse", "NearIdentityBlock", "NearIdentityNet", "dense_branch"]
@@ -88,7 +88,8 @@ class NearIdentityBlock(nn.Module):
         upper = global_upper(self.branch, self.input_shape, tolerance=SLACK / (2 * len(self.branch)))
         if inputs is None:
             return upper
-        return bracket(self.branch, inputs).clipped(0.0, upper.upper)
+        lower = sampled_lower(self.branch, inputs).lower
+        return Measured(min(max(lower, upper.lower), upper.upper), upper.upper, Kind.EXACT)
 
     def inverse(self, y: Tensor, *, tolerance: float = 1e-6, most_steps: int = 1000) -> Inverse:
         """h⁻¹(y) for ``[n, *input_shape]`` by x ← y − g(x), with the error bound ‖x + g(x) − y‖/(1 − ε), rounding apart.
