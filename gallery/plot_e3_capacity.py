@@ -4,7 +4,8 @@ Bias and variance by capacity
 =============================
 
 Trees and polynomials overfit as they grow: bias falls, variance rises, and so in the end does the risk. A network of one hidden layer
-without regularization does not get worse with width (optimization lecture). One-dimensional regression with noise that grows to the right.
+without regularization does not get worse with width (optimization lecture), when Adam's step size falls with 1/width; at one step size for
+all widths, wider networks train further and their variance grows a little. One-dimensional regression whose noise grows to the right.
 """
 
 # %%

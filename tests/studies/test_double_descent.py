@@ -95,10 +95,10 @@ def test_a_network_is_measured_at_each_length() -> None:
 
 @pytest.mark.slow
 def test_the_peak_of_a_small_network_sits_near_as_many_parameters_as_numbers_to_fit() -> None:
-    points = networks(noisy_digits(30, 0.2), [1, 2, 4, 6, 8, 16, 48, 128], steps=[2500], seeds=3)
+    points = networks(noisy_digits(50, 0.2), [2, 4, 8, 16, 48], steps=[700], seeds=4)
     risks = means(points, lambda point: point.ratio)
-    assert 0.5 < peak(points) < 3
-    assert risks[max(risks)] < risks[peak(points)] / 1.5
+    assert 0.9 < peak(points) < 1.5  # 610 parameters for 500 numbers
+    assert 1.4 * max(risks[min(risks)], risks[max(risks)]) < risks[peak(points)]
 
 
 def test_ctrl_c_keeps_the_widths_that_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
