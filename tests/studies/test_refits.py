@@ -154,7 +154,7 @@ def test_more_data_where_the_sample_is_small() -> None:
 
 @pytest.mark.slow
 def test_a_bigger_model_where_the_class_is_poor() -> None:
-    made = plan(1600, epochs=15, batch_size=64, learning_rate=0.03, replicates=4)
+    made = plan(1600, epochs=15, batch_size=64, learning_rate=0.03, replicates=8)
     best, *rest = levers(advice(checkerboard(1600), made))
     assert best.name == "width"
     assert best.verdict == "helps"
