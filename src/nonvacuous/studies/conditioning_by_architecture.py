@@ -241,7 +241,7 @@ def table(
 def main(out: Path, examples: int, width: int, seeds: int, depths: tuple[int, ...]) -> None:
     """One row a network, for every architecture and depth."""
     sample = load("digits")
-    assert isinstance(sample, ArraySample)
+    assert isinstance(sample, ArraySample) and isinstance(sample.inputs, Tensor)
     if not 2 <= examples <= sample.n:
         raise click.BadParameter(f"{examples} examples: the digits have {sample.n}", param_hint="--examples")
     x, y = sample.inputs[:examples], sample.targets[:examples]
