@@ -88,7 +88,9 @@ def losses(found: Randomization) -> go.Figure:
         means = np.mean([[look.loss for look in run.looks] for run in runs], axis=0)
         figure.add_scatter(x=steps, y=means, mode="lines", name=arm.name, line={"color": color, "width": 2})
     figure.update_xaxes(type="log")
-    return _laid(figure, "steps (log)", "training loss", 420)
+    return _laid(figure, "steps (log)", "training loss", 460).update_layout(
+        legend_y=1.02, legend_yanchor="bottom", margin_t=90
+    )
 
 
 def fit(found: Randomization) -> go.Figure | None:
