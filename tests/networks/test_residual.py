@@ -15,6 +15,7 @@ from nonvacuous.networks.normalizers import folded
 from nonvacuous.networks.residual import NearIdentityBlock, NearIdentityNet, dense_branch
 from nonvacuous.operators.cost import cost
 from nonvacuous.runtime.bundled import digits
+from nonvacuous.runtime.stacked_training import Member, trained_stack
 
 
 def _convolutions() -> nn.Sequential:
@@ -99,6 +100,20 @@ def test_trained_on_digits_stays_within_epsilon_and_is_inverted() -> None:
     upper = global_upper(net, (1, 8, 8)).upper  # the graph's sums see the blocks: no rule of their own is needed
     assert sampled_lower(net, test.inputs[:9]).lower <= upper <= expansion.upper * global_upper(net[2], (64,)).upper * 1.02
     assert cost(folded(net), test.inputs[:1]).macs == 3 * 2 * 64 * 32 + 640
+
+
+def test_many_are_trained_at_once() -> None:
+    train = digits("train")
+    stack = trained_stack(
+        lambda: nn.Sequential(nn.Flatten(), NearIdentityBlock(dense_branch(64, 16), (64,), 0.1), nn.Linear(64, 10)),
+        train.inputs,
+        train.targets,
+        [Member(seed, torch.arange(300)) for seed in range(2)],
+        steps=20,
+        learning_rate=0.03,
+    )
+    first, second = (stack.member(k)[1].distance_from_identity().upper for k in range(2))
+    assert first != second and 0.09 < min(first, second) <= max(first, second) <= 0.1
 
 
 @pytest.mark.slow
