@@ -29,7 +29,7 @@ assert by_name["step size / 4"].gap.upper < 0  # and so a smaller gap, which is 
 
 # %%
 # All levers, 200 examples, ten seeds: stored by ``python -m nonvacuous.studies.practical_levers --out results/practical_levers.csv``.
-# Weight decay, snapshots, smaller batches and smaller steps shrink the gap in log loss, most of it by a larger training loss; no lever is
+# Weight decay, snapshots, smaller batches and smaller steps shrink the gap in log loss, part of it by a larger training loss; no lever is
 # sure to lower the test error, and on pictures of 8×8 a shift by a pixel raises it.
 rows = read(stored) if stored.is_file() else live
 if stored.is_file():
