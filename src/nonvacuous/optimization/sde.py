@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad, vjp
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.optimization.noise import ExampleLosses
@@ -54,7 +53,6 @@ def sgd_path(
     _check(losses, step, steps, batch)
     generator = torch.Generator().manual_seed(seed)
     theta, path = losses.start.clone(), [losses.start.clone()]
-    slope = grad(lambda p, rows: losses(p, rows).mean())
     queue = torch.empty(0, dtype=torch.long)
     for t in range(1, steps + 1):
         if reshuffled:
@@ -63,7 +61,7 @@ def sgd_path(
             rows, queue = queue[:batch], queue[batch:]
         else:
             rows = torch.randint(losses.n, (batch,), generator=generator)
-        theta = theta - step * slope(theta, rows.to(theta.device))
+        theta = theta - step * _pulled_back(losses, theta, rows.to(theta.device))
         if t % every == 0:
             path.append(theta)
     return torch.stack(path)
@@ -88,11 +86,18 @@ def sde_path(
         for _ in range(substeps):
             xi = torch.randn(losses.n, generator=generator, dtype=theta.dtype).to(theta.device)
             noise = math.sqrt(step * time / batch / losses.n) * (xi - xi.mean())
-            back = vjp(losses, theta)[1]
-            theta = theta - back(torch.full_like(noise, time / losses.n) + noise)[0]  # drift and noise in one pass
+            weights = torch.full_like(noise, time / losses.n) + noise  # drift and noise in one pass
+            theta = theta - _pulled_back(losses, theta, weights=weights)
         if t % every == 0:
             path.append(theta)
     return torch.stack(path)
+
+
+def _pulled_back(losses: ExampleLosses, theta: Tensor, rows: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """The gradient of the weighted sum of the losses, by default of their mean."""
+    moving = theta.detach().requires_grad_()
+    values = losses(moving, rows)
+    return torch.autograd.grad(values, moving, torch.full_like(values, 1 / len(values)) if weights is None else weights)[0]
 
 
 def _check(losses: ExampleLosses, step: float, steps: int, batch: int) -> None:
