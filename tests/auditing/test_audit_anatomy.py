@@ -85,7 +85,9 @@ def test_what_does_not_apply_is_absent_with_a_sentence() -> None:
     x = torch.rand(N, D)
     audit = nonvacuous.audit(nn.Sequential(Odd(), nn.Linear(D, 2)), train=(x, (x[:, 0] > 0.5).long()))
     assert audit.anatomy is not None and audit.anatomy.total is not None
-    assert set(audit.anatomy.absent) == {"slopes", "pair", "scaled margins"} and "Odd" in audit.anatomy.absent["scaled margins"]
+    assert (
+        set(audit.anatomy.absent) == {"slopes", "pair", "scaled margins"} and "Odd" in audit.anatomy.absent["scaled margins"]
+    )
     assert "Odd" in audit.anatomy.caveat and "indicators here" in page(audit)
     assert page(audit).count("Not given: ") == 2
 
@@ -128,5 +130,7 @@ def test_noise_stability_is_in_the_report(audit: Audit) -> None:
 
 
 def test_a_function_has_no_anatomy() -> None:
-    function = nonvacuous.audit(lambda inputs: np.zeros(len(inputs), dtype=int), train=(torch.rand(N, D), torch.zeros(N).long()))
+    function = nonvacuous.audit(
+        lambda inputs: np.zeros(len(inputs), dtype=int), train=(torch.rand(N, D), torch.zeros(N).long())
+    )
     assert function.anatomy is None and "What the network is made of" not in page(function)
