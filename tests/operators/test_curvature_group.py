@@ -23,7 +23,10 @@ def _rank(rank, folder):
     group = torch.distributed.group.WORLD
     operator = curvature.hessian(model, cross_entropy, own, group=group)
     top = [value.midpoint for value in curvature.eigenvalues(operator, 2)]
-    torch.save({"dense": operator.dense(), "top": torch.tensor(top, dtype=torch.float64), "n": operator.examples}, f"{folder}/{rank}.pt")
+    torch.save(
+        {"dense": operator.dense(), "top": torch.tensor(top, dtype=torch.float64), "n": operator.examples},
+        f"{folder}/{rank}.pt",
+    )
     torch.distributed.destroy_process_group()
 
 
