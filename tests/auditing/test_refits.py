@@ -183,6 +183,39 @@ def test_the_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, [*options, "--time", "soon", "--force"]).exit_code != 0
 
 
+def test_an_audit_with_refits_speaks_of_the_audited_network(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    common = ["--model", "mlp:30-4-2", "--train", "breast-cancer"]
+    trained = CliRunner().invoke(main, ["train", *common, "--epochs", "1", "--out", str(weights)])
+    assert trained.exit_code == 0, trained.output
+    options = [
+        "audit",
+        *common,
+        "--weights",
+        str(weights),
+        "--refit",
+        "10m",
+        "--refit-epochs",
+        "1",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    refused = CliRunner().invoke(main, options)
+    assert refused.exit_code != 0 and "--refit needs --test" in refused.output
+    result = CliRunner().invoke(main, [*options, "--test", "breast-cancer", "--quiet"])
+    assert result.exit_code == 0, result.output
+    audited = json.loads((tmp_path / "a" / "audit.json").read_text())
+    parts = json.loads((tmp_path / "a" / "budget.json").read_text())["parts"]
+    assert parts[-1]["upper"] == pytest.approx(audited["budget"]["risk"]["upper"])
+
+
+def test_an_audit_of_other_samples_is_refused() -> None:
+    model = wide()
+    audited = nonvacuous.audit(model, train=noisy(300), test=noisy(100, 1), delta=0.1)
+    with pytest.raises(InvalidInput, match="other samples"):
+        nonvacuous.budget(wide, noisy(300), test=noisy(100, 2), audited=audited, **SMALL)
+
+
 def test_the_nearest_neighbour_and_its_bracket() -> None:
     x, y = noisy(200)
     test_x, test_y = noisy(50, 1)

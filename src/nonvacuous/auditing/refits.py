@@ -15,13 +15,14 @@ from torch import nn
 from nonvacuous._version import __version__
 from nonvacuous.auditing.budget import Budget
 from nonvacuous.auditing.refit_budget import refit_budget
+from nonvacuous.auditing.result import Audit
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.ledger import check_delta
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.learning.in_memory import held
 from nonvacuous.numerics.interval import iv
 from nonvacuous.numerics.tails import binomial_lower, binomial_upper
-from nonvacuous.runtime.data import Sample, as_sample, conflict_floor, example_digests, hashed_split
+from nonvacuous.runtime.data import Sample, as_sample, conflict_floor, example_digests, hashed_split, sample_digest
 from nonvacuous.runtime.widths import HOW, Widened
 from nonvacuous.studies.learning_curve import LearningCurve
 from nonvacuous.studies.levers import Lever, data_curve, levers
@@ -122,6 +123,7 @@ def budget(
     folder: Path | None = None,
     progress: bool = True,
     device: str = "cpu",
+    audited: Audit | None = None,
 ) -> RefitBudget:
     """Refit ``factory`` at several sample sizes, widths and lengths of training within ``seconds``, and read the budget off.
 
@@ -132,10 +134,11 @@ def budget(
         epochs, batch_size, learning_rate, optimizer: the recipe; it is also seen after half and after twice the epochs.
         delta: of the risk interval, the only certified number here.
         folder: where finished refits are kept; the same call goes on from them.
+        audited: the audit of a network of this architecture on these two samples: the parts are then of its risk.
 
     Raises:
-        InvalidInput: fewer than 200 examples, examples on both sides of the split, no time for two points of a curve, or no time for
-            the recipe itself.
+        InvalidInput: fewer than 200 examples, examples on both sides of the split, no time for two points of a curve, no time for
+            the recipe itself, or an audit of other samples or another loss.
     """
     check_delta(delta)
     if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
@@ -151,6 +154,8 @@ def budget(
     else:
         test_sample = as_sample(test, "test", classes=sample.classes, regression=sample.classes is None)
     _check_samples(sample, test_sample)
+    if audited is not None:
+        _check_audit(audited, sample, test_sample)
     own, other = held(sample, device), held(test_sample, device)
     classes = sample.classes
     adjustable = widened.adjustable
@@ -183,8 +188,10 @@ def budget(
         few = slice(0, NEIGHBOURS)
         error = nearest_neighbour_errors(own.inputs, own.targets, other.inputs[few], other.targets[few]).float().mean()
         neighbour = bayes_bracket(float(error), classes)
+    risk = _risk(first.losses, classes, delta) if audited is None else audited.budget.risk.measured
+    train_risk = first.train_risk if audited is None else audited.facts.train.risk
     return RefitBudget(
-        refit_budget(run, train_risk=first.train_risk, floor=floor, risk=_risk(first.losses, classes, delta)),
+        refit_budget(run, train_risk=train_risk, floor=floor, risk=risk),
         tuple(levers(run)),
         data_curve(run, seed=seed),
         neighbour,
@@ -193,6 +200,18 @@ def budget(
         widened.name,
         delta,
     )
+
+
+def _check_audit(audited: Audit, sample: Sample, test: Sample) -> None:
+    facts = audited.facts
+    if sample.classes is None or facts.loss != "zero_one":
+        raise InvalidInput(
+            f"the audit is of the loss {facts.loss}; refits speak of errors of a classifier: audit with zero_one"
+        )
+    if facts.test is None or [facts.train.digest, facts.test.digest] != [sample_digest(sample), sample_digest(test)]:
+        raise InvalidInput(
+            "the audit is of other samples: refit with the training sample and the test sample that it was given"
+        )
 
 
 def _check_samples(sample: Sample, test: Sample) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nonvacuous.commands.budget import beside, seconds_of, workers
 from nonvacuous.commands.landscape import surroundings
 from nonvacuous.commands.loading import network, require_weights, sample
 from nonvacuous.commands.options import every_command, trust_model_code
@@ -53,6 +54,12 @@ if TYPE_CHECKING:
 )
 @click.option("--allow-overlap", is_flag=True, help="Go on when test examples also occur in the training sample.")
 @click.option("--landscape", "drawn", is_flag=True, help="Also draw the loss around the network: DIR/landscape.html.")
+@click.option(
+    "--refit",
+    metavar="TIME",
+    help="Also train the architecture anew within TIME (90s, 20m): DIR/budget.html. See `nonvacuous budget`.",
+)
+@click.option("--refit-epochs", type=float, default=10, show_default=True, help="Epochs of the recipe that --refit repeats.")
 @click.option("--force", is_flag=True, help="Replace the audit that DIR holds; other files in it stay.")
 @trust_model_code
 @every_command("--seed", "--device", "--batch-size")
@@ -68,6 +75,8 @@ def audit(
     input_range: str | None,
     allow_overlap: bool,
     drawn: bool,
+    refit: str | None,
+    refit_epochs: float,
     force: bool,
     trust_model_code: bool,
     seed: int,
@@ -84,6 +93,9 @@ def audit(
     """
     output = Output(as_json, quiet)
     check_delta(delta)
+    refit_seconds = None if refit is None else seconds_of(refit)
+    if refit is not None and (test_spec is None or spec.endswith(".pt2") or loss != "zero_one"):
+        raise InvalidInput("--refit needs --test, a model that can be trained anew (no .pt2), and the loss zero_one")
     free_directory(out, force)
     require_weights(spec, weights)
 
@@ -120,6 +132,21 @@ def audit(
         _print(result, output, out)
     if drawn:
         surroundings(spec, train_spec, model.to(place), train, out, seed=seed, output=output)
+    if refit_seconds is not None and test is not None:
+        beside(
+            result,
+            spec,
+            train,
+            test,
+            out,
+            seconds=refit_seconds,
+            epochs=refit_epochs,
+            seed=seed,
+            delta=delta,
+            device=str(place),
+            processes=workers(place.type),
+            output=output,
+        )
 
 
 def _two_numbers(text: str | None) -> tuple[float, float] | None:

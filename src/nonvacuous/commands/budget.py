@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,8 @@ from nonvacuous.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from nonvacuous.auditing.refits import RefitBudget
+    from nonvacuous.auditing.result import Audit
+    from nonvacuous.runtime.samples import Sample
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 REFITS = "refits"
@@ -94,7 +96,6 @@ def budget(
     test = None if test_spec is None else load(test_spec, "test", regression=regression)
     if force and not resume and refits.is_dir():
         shutil.rmtree(refits)
-    workers = processes or (1 if place.type != "cpu" else min(8, os.cpu_count() or 1))
     try:
         found = run(
             spec,
@@ -108,7 +109,7 @@ def budget(
             replicates=replicates,
             seed=seed,
             delta=delta,
-            processes=workers,
+            processes=processes or workers(place.type),
             folder=refits,
             progress=output.progress,
             device=str(place),
@@ -124,6 +125,22 @@ def budget(
         output.document(json.loads((out / "budget.json").read_text(encoding="utf-8")))
     if found.run.interrupted:
         raise Interrupted(f"the report is of what was finished; the same command with --resume goes on in {refits}")
+
+
+def beside(audited: Audit, spec: str, train: Sample, test: Sample, out: Path, **settings: Any) -> None:
+    """The budget of an audited network from refits, written beside its report. settings: as :func:`nonvacuous.budget` takes them."""
+    from nonvacuous.auditing.refits import budget as run
+
+    output: Output = settings.pop("output")
+    found = run(spec, train, test=test, folder=out / REFITS, progress=output.progress, audited=audited, **settings)
+    found.save(out)
+    output.say()
+    _print(found, output, out)
+
+
+def workers(device: str) -> int:
+    """As many processes as the CPU has cores, at most 8; one elsewhere."""
+    return min(8, os.cpu_count() or 1) if device == "cpu" else 1
 
 
 def seconds_of(text: str) -> float:
