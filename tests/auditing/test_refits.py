@@ -21,6 +21,7 @@ from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind
 from nonvacuous.runtime.data import as_sample
 from nonvacuous.runtime.models import mlp
+from nonvacuous.runtime.sources import load
 from nonvacuous.studies.nearest_neighbour import bayes_bracket, nearest_neighbour_errors
 
 POINTS = 8
@@ -152,12 +153,19 @@ def test_labels_in_order_are_noticed() -> None:
         ({"processes": 0}, "at least 1"),
         ({"epochs": 1e7}, "two points"),
         ({"factory": "mlp:4"}, "form"),
+        ({"factory": "mlp:4-5-2"}, "failed on a batch"),
+        ({"factory": "mlp:3-5-7"}, "one output a class"),
     ],
 )
 def test_bad_input(arguments, message) -> None:
     given = {"factory": wide, "train": noisy(300), **SMALL, "seconds": 20} | arguments
     with pytest.raises(InvalidInput, match=message):
         nonvacuous.budget(given.pop("factory"), given.pop("train"), **given)
+
+
+def test_a_sample_that_is_itself_one_side_of_a_split_by_content_can_be_split_again() -> None:
+    found = nonvacuous.budget("mlp:30-2", load("breast-cancer", "train"), **SMALL | {"epochs": 0.5, "replicates": 1})
+    assert 50 < found.run.test_size < 150
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("45", 45), (".5m", 30)])

@@ -23,6 +23,8 @@ from nonvacuous.learning.in_memory import held
 from nonvacuous.numerics.interval import iv
 from nonvacuous.numerics.tails import binomial_lower, binomial_upper
 from nonvacuous.runtime.data import Sample, as_sample, conflict_floor, example_digests, hashed_split, sample_digest
+from nonvacuous.runtime.models import initialise, outputs
+from nonvacuous.runtime.seeds import stream_seed
 from nonvacuous.runtime.widths import HOW, Widened
 from nonvacuous.studies.learning_curve import LearningCurve
 from nonvacuous.studies.levers import Lever, data_curve, levers
@@ -146,10 +148,12 @@ def budget(
     if processes < 1:
         raise InvalidInput(f"processes {processes}: give at least 1")
     widened = Widened(factory)
+    adjustable = widened.adjustable
+    network = initialise(widened, seed)  # a model that cannot be made is said first
     sample = as_sample(train, "train")
     notes: list[str] = []
     if test is None:
-        sample, test_sample = hashed_split(sample, HELD_OUT, seed)
+        sample, test_sample = hashed_split(sample, HELD_OUT, stream_seed(seed, "test sample of refits"))
         notes.append(f"No test sample was given: {test_sample.n:,} examples of the training sample were held out, by content.")
     else:
         test_sample = as_sample(test, "test", classes=sample.classes, regression=sample.classes is None)
@@ -158,7 +162,7 @@ def budget(
         _check_audit(audited, sample, test_sample)
     own, other = held(sample, device), held(test_sample, device)
     classes = sample.classes
-    adjustable = widened.adjustable
+    _check_fit(network.to(device), own.inputs[:2], classes)
     if not adjustable:
         notes.append(f"Width: {widened.name} has none to change, so this lever was left out; {HOW}.")
     world = World(widened, own.inputs, own.targets, other.inputs, other.targets, classes)
@@ -211,6 +215,17 @@ def _check_audit(audited: Audit, sample: Sample, test: Sample) -> None:
     if facts.test is None or [facts.train.digest, facts.test.digest] != [sample_digest(sample), sample_digest(test)]:
         raise InvalidInput(
             "the audit is of other samples: refit with the training sample and the test sample that it was given"
+        )
+
+
+@torch.no_grad()
+def _check_fit(network: nn.Module, inputs: torch.Tensor, classes: int | None) -> None:
+    given = tuple(outputs(network.eval(), inputs).shape)
+    needed = 1 if classes is None else max(classes, 2)
+    if given != (len(inputs), needed) and not (classes is None and given == (len(inputs),)):
+        raise InvalidInput(
+            f"the model gives outputs of shape {given} for {len(inputs)} examples; the data need [{len(inputs)}, {needed}]. Give the"
+            " model one output a class (one in all for numbers)"
         )
 
 
