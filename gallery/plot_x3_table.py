@@ -1,3 +1,4 @@
+# slow
 """
 Certificates on small data sets
 ===============================
