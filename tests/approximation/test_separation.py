@@ -243,7 +243,7 @@ def test_trained_networks_agree_in_order(seed):
         return x / x.norm(dim=1, keepdim=True) * (1 + torch.rand(n, 1, dtype=torch.float64, generator=g))
 
     two, three = race(lambda x: torch.cos(4 * math.pi * x.norm(dim=1)), shell, 4, seed, steps=3000)
-    assert three < 0.8 * two
+    assert three < 0.9 * two
 
 
 def test_bad_input_is_refused():

@@ -303,3 +303,14 @@ def test_biases_make_an_untrained_network_look_stable(digits: tuple[Tensor, Tens
         torch.manual_seed(0)
         left[bias] = float(noise_stability(perceptron(bias), digits[0][:200], draws=0).layers[0].attenuation[-1])
     assert left[True] < 0.3 < 0.8 < left[False]
+
+
+def test_activations_in_place_change_nothing() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 3)]
+    plain = nn.Sequential(*layers).eval()
+    in_place = nn.Sequential(*[nn.ReLU(inplace=True) if isinstance(layer, nn.ReLU) else layer for layer in layers]).eval()
+    x = torch.randn(6, 5)
+    first, second = noise_stability(plain, x), noise_stability(in_place, x)
+    assert [layer.cushion for layer in first.layers] == [layer.cushion for layer in second.layers]
+    assert [layer.interlayer_cushion for layer in first.layers] == [layer.interlayer_cushion for layer in second.layers]

@@ -113,7 +113,7 @@ class WeightChain:
 
         def after(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> Tensor:
             self._outputs[module] = self._after[module](output) if module in self._after else output
-            return self._outputs[module]
+            return self._outputs[module].clone()  # what comes next may work in place
 
         part.register_forward_pre_hook(before)
         part.register_forward_hook(after)
