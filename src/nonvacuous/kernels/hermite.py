@@ -83,7 +83,7 @@ class HermiteSeries(Dual):
         return values.detach(), slopes, matrix
 
     def coefficients(self, k: Tensor, least: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Of φ and of φ', [terms, *k.shape], float64; computed once where ``k`` is expanded. Last terms go if each is below √``least`` of
+        """Of φ and of φ', ``[terms, …]``, float64; computed once where ``k`` is expanded. Last terms go if each is below √``least`` of
         the root of the squares' sum.
         """
         small = k[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in k.stride())]
