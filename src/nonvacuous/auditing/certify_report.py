@@ -9,7 +9,7 @@ from typing import Any
 
 from nonvacuous._version import __version__
 from nonvacuous.auditing import assurance, wording
-from nonvacuous.auditing.report import _environment
+from nonvacuous.auditing.pages import environment
 from nonvacuous.learning.files import save
 from nonvacuous.learning.method import Certified
 from nonvacuous.runtime.factories import replacement
@@ -67,7 +67,7 @@ def page(result: Certified, facts: Mapping[str, Any]) -> str:
     """The report as HTML."""
     certificate = result.certificate
     return (
-        _environment()
+        environment()
         .get_template("certify.html.j2")
         .render(
             result=result,

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from torch.nn.functional import cross_entropy, mse_loss
 
 from nonvacuous._version import __version__
+from nonvacuous.auditing.pages import as_data, environment, figure_data, plotly_script
 from nonvacuous.core.errors import NonvacuousError
 from nonvacuous.core.measured import Measured
 from nonvacuous.measures.curvature import SHARE, CurvatureSummary, Effort, Eigenvalue, curvature_summary
@@ -186,7 +187,6 @@ def layers_chart(summary: CurvatureSummary) -> go.Figure | None:
 
 def pictures(summary: CurvatureSummary) -> list[tuple[str, Markup, float, str]]:
     """Name, figure, height and caption of each chart there is."""
-    from nonvacuous.auditing.report import _data
 
     told = (
         (
@@ -196,18 +196,15 @@ def pictures(summary: CurvatureSummary) -> list[tuple[str, Markup, float, str]]:
         ),
         ("layers", layers_chart(summary), "Gradient norms by layer: a slope down to the left is a vanishing gradient."),
     )
-    return [(name, Markup(_data(f.to_json())), f.layout.height, caption) for name, f, caption in told if f is not None]
+    return [(name, figure_data(f), f.layout.height, caption) for name, f, caption in told if f is not None]
 
 
 def page(summary: CurvatureSummary, model: str, data: str) -> str:
     """One HTML document: works offline, asks for nothing from outside."""
-    from plotly.offline import get_plotlyjs
-
     from nonvacuous.auditing import charts
-    from nonvacuous.auditing.report import _data, _environment, _inline
 
     return (
-        _environment()
+        environment()
         .get_template("curvature_page.html.j2")
         .render(
             summary=summary,
@@ -215,8 +212,8 @@ def page(summary: CurvatureSummary, model: str, data: str) -> str:
             data=data,
             told=told(summary),
             pictures=pictures(summary),
-            config=Markup(_data(json.dumps(charts.CONFIG))),
-            plotly=Markup(_inline(get_plotlyjs())),
+            config=as_data(json.dumps(charts.CONFIG)),
+            plotly=plotly_script(),
             version=__version__,
         )
     )

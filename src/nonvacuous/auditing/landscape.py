@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from markupsafe import Markup
 
 from nonvacuous._version import __version__
 from nonvacuous.auditing import charts
-from nonvacuous.auditing.report import _data, _environment, _inline
+from nonvacuous.auditing.pages import as_data, environment, figure_data, plotly_script
 from nonvacuous.optimization.modes import Barrier
 from nonvacuous.optimization.slices_objective import Statistics
 from nonvacuous.optimization.surfaces import Surface
@@ -180,19 +179,17 @@ def slice_(landscape: Landscape) -> go.Figure:
 
 def page(landscape: Landscape) -> str:
     """The landscape as one HTML document: works offline, asks for nothing from outside."""
-    from plotly.offline import get_plotlyjs
-
     pictures = figures(landscape)
     return (
-        _environment()
+        environment()
         .get_template("landscape.html.j2")
         .render(
             landscape=landscape,
             s=landscape.surface,
             told=told(landscape),
-            pictures=[(name, Markup(_data(f.to_json())), f.layout.height, caption) for name, f, caption in pictures],
-            config=Markup(_data(json.dumps(charts.CONFIG))),
-            plotly=Markup(_inline(get_plotlyjs())),
+            pictures=[(name, figure_data(f), f.layout.height, caption) for name, f, caption in pictures],
+            config=as_data(json.dumps(charts.CONFIG)),
+            plotly=plotly_script(),
             version=__version__,
         )
     )

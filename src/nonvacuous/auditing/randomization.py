@@ -6,11 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup
 
 from nonvacuous._version import __version__
+from nonvacuous.auditing.pages import as_data, environment, figure_data, plotly_script
 from nonvacuous.auditing.refit_report import CONFIG, GREY, ORANGE, _laid
-from nonvacuous.auditing.report import _data, _environment, _inline
 from nonvacuous.studies.randomization import Randomization
 from nonvacuous.studies.randomization_arms import Setting
 
@@ -22,11 +21,9 @@ COLORS = ("#2f6f9f", "#5d9ac4", "#93b9d6", "#b98bb5", "#c7691b", "#a03b2a", "#5b
 
 def page(found: Randomization, model: str, data: str) -> str:
     """The report as HTML: works offline."""
-    from plotly.offline import get_plotlyjs
-
     figures = {"losses": losses(found), "fit": fit(found), "test": test(found)}
     return (
-        _environment()
+        environment()
         .get_template("randomization.html.j2")
         .render(
             found=found,
@@ -34,9 +31,9 @@ def page(found: Randomization, model: str, data: str) -> str:
             data=data,
             sentence=sentence(found),
             rows=rows(found),
-            figures={name: Markup(_data(f.to_json())) for name, f in figures.items() if f is not None},
-            plotly=Markup(_inline(get_plotlyjs())),
-            config=Markup(_data(json.dumps(CONFIG))),
+            figures={name: figure_data(f) for name, f in figures.items() if f is not None},
+            plotly=plotly_script(),
+            config=as_data(json.dumps(CONFIG)),
             version=__version__,
         )
     )

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
-from markupsafe import Markup
 
 from nonvacuous._version import __version__
 from nonvacuous.auditing import wording
-from nonvacuous.auditing.report import PARTS, _data, _environment, _inline
+from nonvacuous.auditing.pages import as_data, environment, figure_data, plotly_script
+from nonvacuous.auditing.report import PARTS
 from nonvacuous.core.measured import Measured
 from nonvacuous.studies.refits import Refit
 
@@ -24,12 +24,10 @@ CONFIG = {"displayModeBar": False, "responsive": True}
 
 def page(found: RefitBudget) -> str:
     """The report as HTML: works offline."""
-    from plotly.offline import get_plotlyjs
-
     share = found.run.refits[0].losses.max() <= 1 and found.neighbour is not None
     figures = {"parts": parts(found), "curve": curve(found), "lengths": lengths(found), "plane": plane(found)}
     return (
-        _environment()
+        environment()
         .get_template("budget.html.j2")
         .render(
             found=found,
@@ -41,9 +39,9 @@ def page(found: RefitBudget) -> str:
             sentence=sentence(found, share),
             neighbour=None if found.neighbour is None else interval(found.neighbour, share),
             part_words=PARTS,
-            figures={name: Markup(_data(f.to_json())) for name, f in figures.items() if f is not None},
-            plotly=Markup(_inline(get_plotlyjs())),
-            config=Markup(_data(json.dumps(CONFIG))),
+            figures={name: figure_data(f) for name, f in figures.items() if f is not None},
+            plotly=plotly_script(),
+            config=as_data(json.dumps(CONFIG)),
             version=__version__,
         )
     )

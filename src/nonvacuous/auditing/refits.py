@@ -22,7 +22,8 @@ from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.learning.in_memory import held
 from nonvacuous.numerics.interval import iv
 from nonvacuous.numerics.tails import binomial_lower, binomial_upper
-from nonvacuous.runtime.data import Sample, as_sample, conflict_floor, example_digests, hashed_split, sample_digest
+from nonvacuous.runtime.data import as_sample, conflict_floor, hashed_split
+from nonvacuous.runtime.fingerprint import Fingerprint, fingerprint
 from nonvacuous.runtime.models import initialise, outputs
 from nonvacuous.runtime.seeds import stream_seed
 from nonvacuous.runtime.widths import HOW, Widened
@@ -157,9 +158,10 @@ def budget(
         notes.append(f"No test sample was given: {test_sample.n:,} examples of the training sample were held out, by content.")
     else:
         test_sample = as_sample(test, "test", classes=sample.classes, regression=sample.classes is None)
-    _check_samples(sample, test_sample)
+    seen, held_out = fingerprint(sample), fingerprint(test_sample)
+    _check_samples(seen, held_out)
     if audited is not None:
-        _check_audit(audited, sample, test_sample)
+        _check_audit(audited, sample.classes, seen, held_out)
     own, other = held(sample, device), held(test_sample, device)
     classes = sample.classes
     _check_fit(network.to(device), own.inputs[:2], classes)
@@ -186,7 +188,7 @@ def budget(
         )
     notes += _notes(run, order_test(own.targets, classes))
     first = today[0]
-    floor = 0.0 if classes is None else conflict_floor(example_digests(sample), own.targets.cpu().numpy()) / sample.n
+    floor = 0.0 if classes is None else conflict_floor(seen.examples, seen.targets) / seen.n
     neighbour = None
     if classes is not None and classes >= 2:
         few = slice(0, NEIGHBOURS)
@@ -206,13 +208,13 @@ def budget(
     )
 
 
-def _check_audit(audited: Audit, sample: Sample, test: Sample) -> None:
+def _check_audit(audited: Audit, classes: int | None, seen: Fingerprint, held_out: Fingerprint) -> None:
     facts = audited.facts
-    if sample.classes is None or facts.loss != "zero_one":
+    if classes is None or facts.loss != "zero_one":
         raise InvalidInput(
             f"the audit is of the loss {facts.loss}; refits speak of errors of a classifier: audit with zero_one"
         )
-    if facts.test is None or [facts.train.digest, facts.test.digest] != [sample_digest(sample), sample_digest(test)]:
+    if facts.test is None or [facts.train.digest, facts.test.digest] != [seen.digest, held_out.digest]:
         raise InvalidInput(
             "the audit is of other samples: refit with the training sample and the test sample that it was given"
         )
@@ -229,13 +231,13 @@ def _check_fit(network: nn.Module, inputs: torch.Tensor, classes: int | None) ->
         )
 
 
-def _check_samples(sample: Sample, test: Sample) -> None:
-    if sample.n < FEWEST or test.n < 2:
+def _check_samples(seen: Fingerprint, held_out: Fingerprint) -> None:
+    if seen.n < FEWEST or held_out.n < 2:
         raise InvalidInput(
-            f"{sample.n} examples to train on and {test.n} to test on: below {FEWEST} (and 2) neither the parts of the error nor the"
+            f"{seen.n} examples to train on and {held_out.n} to test on: below {FEWEST} (and 2) neither the parts of the error nor the"
             " best lever can be told from luck. `nonvacuous audit` still certifies what it can; or bring more data"
         )
-    both = set(example_digests(sample).tolist()) & set(example_digests(test).tolist())
+    both = set(seen.examples.tolist()) & set(held_out.examples.tolist())
     if both:
         raise InvalidInput(
             f"{len(both)} inputs occur in the training sample and in the test sample: the risk would look too small. Remove them from"

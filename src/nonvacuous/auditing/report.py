@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from nonvacuous._version import __version__
 from nonvacuous.auditing import assurance, wording
+from nonvacuous.auditing.pages import environment, figure_data, plotly_script
 from nonvacuous.auditing.result import Audit
 from nonvacuous.core.bound import Sample
 from nonvacuous.core.certificate import Assumption, Certificate
-from nonvacuous.core.measured import Kind
 
 PARTS = {
     "irreducible": (
@@ -170,14 +166,12 @@ def assumptions(audit: Audit) -> list[tuple[str, Assumption, list[str]]]:
 
 def page(audit: Audit) -> str:
     """The whole report as one HTML document: works offline, asks for nothing from outside, prints."""
-    from plotly.offline import get_plotlyjs
-
-    return _environment().get_template("report.html.j2").render(**_context(audit), plotly=Markup(_inline(get_plotlyjs())))
+    return environment().get_template("report.html.j2").render(**_context(audit), plotly=plotly_script())
 
 
 def fragment(audit: Audit) -> str:
     """A summary for notebooks: static, styled in place, no scripts."""
-    return _environment().get_template("fragment.html.j2").render(**_context(audit, with_charts=False))
+    return environment().get_template("fragment.html.j2").render(**_context(audit, with_charts=False))
 
 
 def _context(audit: Audit, with_charts: bool = True) -> dict[str, Any]:
@@ -237,7 +231,7 @@ def _charts(audit: Audit) -> dict[str, Any]:
         "scaled": charts.scaled_margins(audit),
     }
     return {
-        name: {"figure": Markup(_data(figure.to_json())), "told": told[name], "height": figure.layout.height}
+        name: {"figure": figure_data(figure), "told": told[name], "height": figure.layout.height}
         for name, figure in figures.items()
         if figure is not None
     } | {"bins": _bins(audit), "config": charts.CONFIG}
@@ -252,27 +246,3 @@ def _bins(audit: Audit) -> list[tuple[str, list[tuple[float, float, int]]]]:
 
 def _below_zero(bins: list[tuple[float, float, int]]) -> str:
     return wording.plain(sum(count for _, high, count in bins if high <= 0))
-
-
-def _data(json_text: str) -> str:
-    """JSON that may stand inside a script element."""
-    return json_text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _inline(script: str) -> str:
-    """A script that may stand inside a script element."""
-    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("nonvacuous.auditing", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["w"] = wording
-    environment.globals["Kind"] = Kind
-    return environment

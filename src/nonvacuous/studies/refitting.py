@@ -93,7 +93,6 @@ def unit_refits(world: World, plan: Plan, unit: Unit) -> list[Refit]:
         lengths.setdefault(plan.steps(n, length), []).append(length)
     found: list[Refit] = []
     begun, looking = time.perf_counter(), 0.0
-    parameters = world.parameters(width)
 
     def observe(step: int, stack: Stack) -> None:
         nonlocal looking
@@ -108,6 +107,7 @@ def unit_refits(world: World, plan: Plan, unit: Unit) -> list[Refit]:
                 f" {plan.learning_rate / 10:g}), and check the scale of the inputs"
             )
         seconds = (now - begun - looking) / len(members)
+        parameters = sum(p[0].numel() for p in stack.parameters.values())
         for length in lengths[step]:
             for replicate, risk, losses in zip(unit.replicates, own, test.numpy(), strict=True):
                 found.append(Refit(unit.cell, length, replicate, risk, losses.copy(), seconds, parameters))
