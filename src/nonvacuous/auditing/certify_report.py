@@ -12,7 +12,7 @@ from nonvacuous.auditing import assurance, wording
 from nonvacuous.auditing.pages import environment
 from nonvacuous.learning.files import save
 from nonvacuous.learning.method import Certified
-from nonvacuous.runtime.factories import replacement
+from nonvacuous.runtime.factories import write_text
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,5 @@ def page(result: Certified, facts: Mapping[str, Any]) -> str:
 def write(result: Certified, directory: Path, *, facts: Mapping[str, Any]) -> Path:
     """Model, certificates and ``certify.json``, and ``certify.html`` beside them; returns the directory."""
     save(result, directory, facts=facts)
-    with replacement(directory / "certify.html") as temporary:
-        temporary.write_text(page(result, facts), encoding="utf-8")
+    write_text(directory / "certify.html", page(result, facts))
     return directory

@@ -95,13 +95,12 @@ class RefitBudget:
     def save(self, directory: str | Path) -> Path:
         """``budget.html`` and ``budget.json``; returns the directory."""
         from nonvacuous.auditing.refit_report import page
-        from nonvacuous.runtime.factories import replacement
+        from nonvacuous.runtime.factories import write_text
 
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in (("budget.html", page(self)), ("budget.json", json.dumps(self.document(), indent=2))):
-            with replacement(directory / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(directory / name, text)
         return directory
 
 

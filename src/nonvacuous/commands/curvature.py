@@ -165,13 +165,11 @@ def _shaped(batches: list[tuple[Any, Tensor]], model: nn.Module) -> list[tuple[A
 
 def _write(out: Path, found: CurvatureSummary, spec: str, data: str) -> dict[str, Any]:
     from nonvacuous.auditing.curvature import document, page
-    from nonvacuous.runtime.factories import replacement
+    from nonvacuous.runtime.factories import write_text
 
     content = {"model": spec, "data": data, **document(found)}
-    with replacement(out / PAGE) as temporary:
-        temporary.write_text(page(found, spec, data), encoding="utf-8")
-    with replacement(out / NUMBERS) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(out / PAGE, page(found, spec, data))
+    write_text(out / NUMBERS, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     return content
 
 

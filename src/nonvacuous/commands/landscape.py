@@ -309,14 +309,13 @@ def _write(out: Path, found: Landscape) -> dict[str, Any]:
     import numpy as np
 
     from nonvacuous.auditing.landscape import document, page
-    from nonvacuous.runtime.factories import replacement
+    from nonvacuous.runtime.factories import replacement, write_text
 
     s = found.surface
     content = document(found)
     arrays: dict[str, Any] = {"loss": s.loss, "loss_std": s.loss_std, "rise_std": s.rise_std, "evaluated": s.evaluated}
     arrays |= {f"axis{k + 1}": c for k, c in enumerate(s.coordinates)} | ({} if s.error is None else {"error": s.error})
-    with replacement(out / PAGE) as temporary:
-        temporary.write_text(page(found), encoding="utf-8")
+    write_text(out / PAGE, page(found))
     with replacement(out / ARRAYS) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
     try:
@@ -326,8 +325,7 @@ def _write(out: Path, found: Landscape) -> dict[str, Any]:
     else:
         with replacement(out / PICTURE) as temporary, temporary.open("wb") as file:
             figure(found).savefig(file, dpi=120, format="png")
-    with replacement(out / NUMBERS) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(out / NUMBERS, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
     return content
 
 

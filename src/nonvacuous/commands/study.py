@@ -82,7 +82,7 @@ def randomization(
     free_directory(out, force or resume)
 
     from nonvacuous.auditing.randomization import page, rows, sentence
-    from nonvacuous.runtime.factories import replacement
+    from nonvacuous.runtime.factories import write_text
     from nonvacuous.runtime.models import load_model
     from nonvacuous.runtime.sources import load
     from nonvacuous.runtime.tasks import progress_bar
@@ -103,8 +103,7 @@ def randomization(
     if not found.runs:
         raise Interrupted("no setting was finished")
     for name, text in (("randomization.html", page(found, model, data)), ("randomization.csv", found.table())):
-        with replacement(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     columns = [Column("setting"), Column("steps to fit", right=True), Column("training error", right=True)]
     output.table([*columns, Column("test error", right=True)], rows(found))
     output.say()

@@ -26,7 +26,7 @@ from nonvacuous.kernels.block_gram import (
     computed_stripe,
     entries,
 )
-from nonvacuous.runtime.factories import replacement
+from nonvacuous.runtime.factories import replacement, write_text
 from nonvacuous.runtime.fingerprint import Fingerprint
 from nonvacuous.runtime.tasks import Progress
 
@@ -133,8 +133,7 @@ def _opened(directory: Path, facts: dict[str, Any]) -> dict[str, int]:
 
 
 def _write_index(directory: Path, facts: dict[str, Any], done: dict[str, int]) -> None:
-    with replacement(directory / INDEX) as temporary:
-        temporary.write_text(json.dumps({**facts, "stripes": done}, indent=1) + "\n", encoding="utf-8")
+    write_text(directory / INDEX, json.dumps({**facts, "stripes": done}, indent=1) + "\n")
 
 
 def _written(directory: Path, start: int, values: Tensor) -> int:

@@ -15,7 +15,7 @@ from nonvacuous.core.certificate import LARGEST_FILE, Certificate
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
 from nonvacuous.learning.method import Certified, Factory, TrainingRecord
 from nonvacuous.learning.methods import method_of
-from nonvacuous.runtime.factories import replacement
+from nonvacuous.runtime.factories import write_text
 from nonvacuous.runtime.models import initialise
 from nonvacuous.runtime.weights import load_weights, save_weights, weights_digest
 
@@ -86,8 +86,7 @@ def _entry(place: Place) -> dict[str, Any]:
 
 
 def _write(file: Path, content: Any) -> None:
-    with replacement(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def index(directory: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from nonvacuous.learning.holdout import HoldOut
 from nonvacuous.learning.method import Certified, Factory, Method, Task
 from nonvacuous.learning.methods import method_class
 from nonvacuous.runtime.data import as_sample, sample_digest
-from nonvacuous.runtime.factories import replacement
+from nonvacuous.runtime.factories import write_text
 from nonvacuous.runtime.tasks import progress_bar
 from nonvacuous.runtime.training import resolved_device
 from nonvacuous.runtime.weights import weights_digest
@@ -99,8 +99,7 @@ def _declare(method: Method, task: Task, comparator: bool) -> None:
     file = task.folder / RUN
     if not file.exists():
         task.folder.mkdir(parents=True, exist_ok=True)
-        with replacement(file) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        write_text(file, json.dumps(facts, indent=1))
         return
     try:
         before = json.loads(file.read_text(encoding="utf-8"))

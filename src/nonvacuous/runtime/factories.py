@@ -111,6 +111,12 @@ def replacement(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """The file ``path`` with this text in UTF-8, whole or not at all; raises as :func:`replacement`."""
+    with replacement(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

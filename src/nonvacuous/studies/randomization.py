@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
-from nonvacuous.runtime.factories import replacement
+from nonvacuous.runtime.factories import write_text
 from nonvacuous.runtime.fingerprint import Fingerprint
 from nonvacuous.runtime.models import initialise, outputs
 from nonvacuous.runtime.samples import Sample
@@ -266,8 +266,7 @@ def randomization(
 
 
 def _keep(path: Path, found: Randomization) -> None:
-    with replacement(path) as temporary:
-        temporary.write_text(json.dumps(found.document(), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(found.document(), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _material(sample: Sample, test: Sample, recipe: Recipe) -> tuple[Material, int]:
