@@ -9,11 +9,11 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 
 from nonvacuous.approximation.euler import loglog_slope
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.measures.student import mean_interval
 
 MOST_DIMENSIONS, MOST_SMOOTHNESS = 3, 4
 MOST_POINTS = 20_000_000
@@ -194,9 +194,8 @@ def _check_points(count: int) -> None:
 
 def _rate(what: str, s: int, d: int, sizes: Sequence[int], errors: list[list[float]], expected: float) -> Rate:
     slopes = torch.tensor([loglog_slope(sizes, row)[0] for row in errors], dtype=torch.float64)
-    mean = float(slopes.mean())
-    reach = float(student.ppf(0.975, len(slopes) - 1)) * float(slopes.std()) / math.sqrt(len(slopes))
-    return Rate(what, s, d, tuple(sizes), tuple(map(tuple, errors)), mean, mean - reach, mean + reach, expected)
+    ends = mean_interval(slopes, 0.95)
+    return Rate(what, s, d, tuple(sizes), tuple(map(tuple, errors)), float(slopes.mean()), ends.lower, ends.upper, expected)
 
 
 def on_tree(x: Tensor, g: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.measures.student import mean_interval
 
 #: Frequencies that :func:`kolmogorov_widths` looks at, at most.
 MOST_FREQUENCIES = 20_000_000
@@ -165,7 +165,6 @@ def best_learning_rate(
             f"errors of {table.min():.1g} are lost in rounding: fewer points at smoothness {smoothness}, d = {dimension}"
         )
     slopes = np.polyfit(np.log(np.asarray(sizes, dtype=float)), np.log(table).T, 1)[0]
-    half = float(stats.t.ppf((1 + confidence) / 2, seeds - 1)) * float(slopes.std(ddof=1)) / math.sqrt(seeds)
-    slope = Measured(float(slopes.mean()) - half, float(slopes.mean()) + half, Kind.INDICATOR)
+    slope = mean_interval(slopes, confidence)
     mean = np.exp(np.log(table).mean(0))
     return Limit(smoothness, dimension, -smoothness / dimension, slope, tuple(sizes), tuple(map(float, mean)))

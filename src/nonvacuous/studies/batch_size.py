@@ -25,12 +25,12 @@ from pathlib import Path
 
 import click
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nonvacuous.core.errors import InvalidInput
-from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.core.measured import Measured
+from nonvacuous.measures.student import mean_interval
 from nonvacuous.optimization.sharpness import ball_sharpness, box_sharpness
 from nonvacuous.optimization.sharpness_flatness import flatness_std
 from nonvacuous.optimization.sharpness_invariant import fisher_rao_norm
@@ -217,15 +217,12 @@ def findings(runs: Sequence[Run], arm: Arm = Arm.LARGE, claims: Sequence[Claim] 
         gaps = torch.tensor(
             [getattr(other[s], claim.name) - getattr(small[s], claim.name) for s in seeds], dtype=torch.float64
         )
-        factor = float(student.ppf(1 - (1 - CONFIDENCE) / (2 * len(claims)), len(seeds) - 1))
-        reach = factor * float(gaps.std()) / math.sqrt(len(seeds))
-        mean = float(gaps.mean())
-        interval = Measured(mean - reach, mean + reach, Kind.INDICATOR)
+        interval = mean_interval(gaps, CONFIDENCE, len(claims))
         above, below = interval.lower > 0, interval.upper < 0
         verdict = (
             Verdict.UNDECIDED if not (above or below) else Verdict.CONFIRMED if above == claim.larger else Verdict.REVERSED
         )
-        found.append(Finding(claim, arm, mean, interval, len(seeds), verdict))
+        found.append(Finding(claim, arm, float(gaps.mean()), interval, len(seeds), verdict))
     return found
 
 

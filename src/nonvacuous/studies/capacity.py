@@ -6,7 +6,6 @@ families and capacities see the same samples, so their differences are paired.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,10 +13,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from nonvacuous.core.errors import InvalidInput
-from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.core.measured import Measured
+from nonvacuous.measures.student import mean_interval
 from nonvacuous.runtime.models import mlp
 from nonvacuous.runtime.seeds import stream_seed
 from nonvacuous.runtime.stacked_training import Member, trained_stack
@@ -215,6 +214,4 @@ def rise(curve: Sequence[Split]) -> Measured:
     last = max(curve, key=lambda split: split.capacity)
     best = min(curve, key=lambda split: split.risk)
     gaps = (last.risks - best.risks) / best.risk
-    factor = float(student.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1))
-    reach = factor * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
-    return Measured(float(gaps.mean()) - reach, float(gaps.mean()) + reach, Kind.INDICATOR)
+    return mean_interval(gaps, CONFIDENCE)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import click
 import torch
-from scipy.stats import t as student
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss
 
 from nonvacuous.core.errors import InvalidInput
-from nonvacuous.core.measured import Kind, Measured
+from nonvacuous.core.measured import Measured
+from nonvacuous.measures.student import mean_interval
 from nonvacuous.runtime.models import mlp
 from nonvacuous.runtime.seeds import stream_seed
 from nonvacuous.runtime.sources import load
@@ -267,15 +267,9 @@ def effects(rows: Sequence[Row], measure: str = "error") -> list[Effect]:
             torch.tensor([getattr(a, f"{part}_{measure}") - getattr(b, f"{part}_{measure}") for a, b in pairs]).double()
             for part in ("train", "test")
         )
-        parts = [_interval(x, 3 * len(names)) for x in (train, test, test - train)]
+        parts = [mean_interval(x, CONFIDENCE, 3 * len(names)) for x in (train, test, test - train)]
         found.append(Effect(name, *parts))
     return found
-
-
-def _interval(x: Tensor, claims: int) -> Measured:
-    factor = float(student.ppf(1 - (1 - CONFIDENCE) / (2 * claims), len(x) - 1))
-    mean, reach = float(x.mean()), factor * float(x.std()) / math.sqrt(len(x))
-    return Measured(mean - reach, mean + reach, Kind.INDICATOR)
 
 
 def read(path: Path) -> list[Row]:
