@@ -339,3 +339,14 @@ def test_power_iteration_finds_the_norm_where_outputs_are_many():
     layer = nn.Linear(60, 50)
     found = sampled_lower(layer, torch.randn(2, 60), steps=200).lower
     assert found == pytest.approx(dense_spectral_norm(layer, (60,)), rel=1e-3)
+
+
+@pytest.mark.parametrize("switched_off", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("outputs", [3, 40])  # rows of the Jacobian, and power iteration
+def test_slopes_are_the_same_where_the_caller_switched_gradients_off(switched_off, outputs: int):
+    net, x = nn.Sequential(nn.Linear(3, outputs), nn.ReLU()), torch.randn(8, 3)
+    expected = sampled_lower(net, x).lower
+    with switched_off():
+        assert sampled_lower(net, x).lower == expected
+        assert sampled_lower(net, x.double().clone()).lower == pytest.approx(expected, rel=1e-6)
+    assert not torch.is_inference(next(net.parameters())) and all(p.grad is None for p in net.parameters())

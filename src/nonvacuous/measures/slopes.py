@@ -43,13 +43,15 @@ def sampled_lower(model: nn.Module, inputs: Tensor, *, steps: int = 30, seed: in
     return Measured(slope * (1 - 1e-9), float("inf"), Kind.EXACT)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def jacobian_norms(model: nn.Module, inputs: Tensor, *, steps: int = 30, seed: int = 0) -> Tensor:
-    """Lower ends of ‖J(x)‖₂ at every input (batch, *shape); a tensor [batch], float64."""
+    """Lower ends of ‖J(x)‖₂ at every input (batch, *shape); a tensor [batch], float64. Gradients are taken under no_grad too."""
     if inputs.dim() < 2 or len(inputs) == 0 or not inputs.is_floating_point():
         raise InvalidInput("inputs are a batch (n, *shape) of floating-point numbers, n ≥ 1")
     exact = float64_copy(model).requires_grad_(True)  # torch's fused encoder layers have no forward mode
-    x = inputs.detach().double().requires_grad_(True)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    x = inputs.detach().double().clone().requires_grad_(True)  # a clone: the caller's may have been made in inference mode
+    with sdpa_kernel(SDPBackend.MATH):
         try:
             outputs = exact(x.clone())  # a first layer may work in place
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
@@ -91,7 +93,7 @@ def _push(model: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Te
     """v ↦ Jv, in forward mode."""
 
     def push(v: Tensor) -> Tensor:
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused ones have no forward mode
+        with sdpa_kernel(SDPBackend.MATH):  # the fused ones have no forward mode
             image: Tensor = torch.func.jvp(lambda z: model(z.clone()), (x,), (v,))[1]
         return image
 
