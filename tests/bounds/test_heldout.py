@@ -18,9 +18,9 @@ from nonvacuous.bounds.heldout import (
     ChernoffBound,
     EmpiricalBernsteinBound,
     HoeffdingBound,
-    bets,
     rounded_up,
 )
+from nonvacuous.numerics.betting import bets
 from nonvacuous.testing.bounds import exact_coverage
 
 RISKS = [Fraction(1, 100), Fraction(1, 10), Fraction(3, 10), Fraction(1, 2), Fraction(9, 10)]

@@ -22,8 +22,8 @@ from nonvacuous.core.bound import (
     Up,
 )
 from nonvacuous.core.errors import InvalidEvidence
+from nonvacuous.numerics.betting import bets, log_capital
 from nonvacuous.numerics.interval import iv, upper
-from nonvacuous.numerics.logdomain import positive_product
 from nonvacuous.numerics.tails import kl_bernoulli, log_binomial_cdf
 
 
@@ -133,24 +133,6 @@ class EmpiricalBernsteinBound(Bound):
         return bool((e.risk + spread + 7 * confidence / (3 * (iv.mpf(e.n) - 1))).b <= value)
 
 
-LARGEST_BET = 0.9
-
-
-def bets(losses: np.ndarray[Any, Any], confidence: float) -> np.ndarray[Any, Any]:
-    """The stake on each loss, from the losses before it only, in [0, LARGEST_BET].
-
-    With s = √(2 ln(1/δ) / (n v)) and v the variance so far (prior guess: one observation at ½ with variance ¼), the stake is
-    s / (1 + 2s/3): to second order the Kelly stake of rare losses. Any predictable rule is sound; this one is near the best.
-    """
-    n = len(losses)
-    count = np.arange(1, n + 1, dtype=np.float64)
-    mean = (0.5 + np.cumsum(losses)) / (count + 1)
-    variance = (0.25 + np.cumsum((losses - mean) ** 2)) / (count + 1)
-    before = np.concatenate(([0.25], variance[:-1]))
-    scale = np.sqrt(2.0 * confidence / (n * before))
-    return np.minimum(scale / (1.0 + scale * (2.0 / 3.0)), LARGEST_BET)
-
-
 @dataclass(frozen=True)
 class BettingBound(Bound):
     """risk ≤ value whenever the capital Πᵢ (1 + λᵢ(value − ℓᵢ)) reaches 1/δ, for a loss in [0, 1] of a predictor fixed before the sample.
@@ -182,9 +164,7 @@ class BettingBound(Bound):
 
     def proves(self, e: Any, delta: float, value: float) -> bool:
         losses, stakes = _staked(tuple(e.losses), delta)
-        # Three roundings of quantities ≤ 1 against a factor ≥ 0.1: a relative error below 2^-48.
-        factors = 1.0 + stakes * (value - losses)
-        return bool(positive_product(factors, 2.0**-48).a >= (-iv.log(delta)).b)
+        return bool(log_capital(losses, stakes, value).a >= (-iv.log(delta)).b)
 
 
 @lru_cache(maxsize=4)
