@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nonvacuous._version import __version__
 from nonvacuous.auditing import assurance, wording
@@ -153,15 +153,29 @@ def _on_held_out(certificate: Certificate) -> bool:
     return bound is not None and bound.sample is Sample.HELD_OUT
 
 
-def assumptions(audit: Audit) -> list[tuple[str, Assumption, list[str]]]:
+class Grounds(NamedTuple):
+    """The hypotheses of an audit: those that a non-vacuous certificate rests on, and those that only vacuous ones need."""
+
+    carrying: list[tuple[str, Assumption, list[str]]]
+    idle: list[tuple[str, Assumption, list[str]]]
+
+
+def assumptions(audit: Audit) -> Grounds:
     """Each hypothesis once, with its heading and the certificates that rest on it; those a person must argue come first."""
     groups: dict[tuple[str, str, bool, str], tuple[str, Assumption, list[str]]] = {}
+    carrying = set()
     for certificate in audit.certificates:
         for a in certificate.hypotheses:
-            entry = groups.setdefault((a.name, a.statement, a.checked, a.note), (assurance.heading(a), a, []))
+            key = (a.name, a.statement, a.checked, a.note)
+            entry = groups.setdefault(key, (assurance.heading(a), a, []))
             if (title := wording.title(certificate)) not in entry[2]:
                 entry[2].append(title)
-    return sorted(groups.values(), key=lambda group: group[1].checked)
+            if not certificate.vacuous:
+                carrying.add(key)
+    ordered = sorted(groups.items(), key=lambda item: item[0][2])
+    return Grounds(
+        [group for key, group in ordered if key in carrying], [group for key, group in ordered if key not in carrying]
+    )
 
 
 def page(audit: Audit) -> str:

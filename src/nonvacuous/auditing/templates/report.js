@@ -5,7 +5,7 @@ for (const place of document.querySelectorAll(".chart")) {
   Plotly.newPlot(place, chart.data, chart.layout, config);
 }
 {
-  const sheets = [...document.querySelectorAll("details.sheet")];
+  const sheets = [...document.querySelectorAll("details.sheet, details.more")];
   let closed = [];
   const open = () => { closed = sheets.filter((sheet) => !sheet.open); closed.forEach((sheet) => { sheet.open = true; }); };
   const restore = () => { closed.forEach((sheet) => { sheet.open = false; }); closed = []; };
