@@ -1,3 +1,4 @@
+# slow
 """
 A kernel a layer, and their combination
 =======================================

@@ -1,3 +1,4 @@
+# slow
 """
 Why mini-batches: most of the gradient is told many times
 =========================================================

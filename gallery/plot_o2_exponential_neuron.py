@@ -1,3 +1,4 @@
+# slow
 """
 One neuron removes every bad local minimum, and what that is worth
 ==================================================================

@@ -1,3 +1,4 @@
+# slow
 """
 Near the identity, a stationary point is a global minimum
 =========================================================
