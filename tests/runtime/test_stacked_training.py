@@ -51,6 +51,30 @@ def test_each_member_is_what_a_plain_loop_makes_of_it(factory, optimizer) -> Non
         torch.testing.assert_close(stack.member(index)(x).detach(), stack.outputs(x)[index], atol=1e-5, rtol=1e-5)
 
 
+def test_inputs_are_perturbed_by_what_the_stack_is_at_each_step() -> None:
+    x, y = data()
+    norms: list[Tensor] = []
+
+    def uphill(stack: Stack, inputs: Tensor, targets: Tensor) -> Tensor:
+        inputs = inputs.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(stack.losses(inputs, targets, nn.functional.cross_entropy).sum(), inputs)
+        norms.append(slope.flatten(2).norm(dim=2))
+        return (inputs + 0.1 * slope.sign()).detach()
+
+    stack = trained_stack(perceptron, x, y, MEMBERS, steps=5, batch_size=8, learning_rate=0.02, perturbed=uphill)
+    assert len(norms) == 5 and norms[0].shape == (3, 8) and not torch.equal(norms[0], norms[4])
+    module = initialise(perceptron, MEMBERS[0].seed)
+    stepper, order = torch.optim.Adam(module.parameters(), lr=0.02), MEMBERS[0].batches(8)
+    for _ in range(5):
+        rows = next(order)
+        inputs = x[rows].clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(nn.functional.cross_entropy(module(inputs), y[rows]), inputs)
+        stepper.zero_grad()
+        nn.functional.cross_entropy(module((inputs + 0.1 * slope.sign()).detach()), y[rows]).backward()
+        stepper.step()
+    torch.testing.assert_close(stack.outputs(x)[0], module(x).detach(), atol=2e-4, rtol=1e-3)
+
+
 def test_a_stack_of_one_equals_the_same_member_among_others() -> None:
     x, y = data()
     together = trained_stack(perceptron, x, y, MEMBERS, steps=9, batch_size=8).outputs(x)

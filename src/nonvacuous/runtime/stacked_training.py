@@ -25,7 +25,10 @@ __all__ = ["Member", "Stack", "trained_stack"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 MakeOptimizer = Callable[..., Optimizer]
+Perturbation = Callable[["Stack", Tensor, Tensor], Tensor]
 EVALUATED_AT_ONCE = 1000
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+"""Optimizers that take a step of all weights in one pass over them, if asked."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def trained_stack(
     learning_rate: float = 1e-3,
     optimizer: MakeOptimizer = torch.optim.Adam,
     loss: Loss = cross_entropy,
+    perturbed: Perturbation | None = None,
     observe: Callable[[int, Stack], object] | None = None,
     observed: Sequence[int] = (),
 ) -> Stack:
@@ -130,6 +134,7 @@ def trained_stack(
     Args:
         inputs, targets: ``[N, …]``, ``[N]``, from which members take their rows.
         loss: (outputs, targets) → mean over the batch.
+        perturbed: (stack, inputs ``[members, b, …]``, targets ``[members, b]``) → the inputs that a step trains on in their place.
         observe: called with (steps done, stack) after each number of steps in ``observed``; 0 is before the first.
 
     Raises:
@@ -144,7 +149,8 @@ def trained_stack(
     if any(int(m.rows.min()) < 0 or int(m.rows.max()) >= len(inputs) for m in members):
         raise InvalidInput(f"a member's rows reach beyond the {len(inputs)} examples. Give indices 0 … {len(inputs) - 1}")
     stack = Stack([initialise(factory, member.seed).to(inputs.device) for member in members])
-    stepper = optimizer([p for p in stack.parameters.values() if p.requires_grad], lr=learning_rate)
+    fused: dict[str, bool] = {"fused": True} if optimizer in FUSED else {}
+    stepper = optimizer([p for p in stack.parameters.values() if p.requires_grad], lr=learning_rate, **fused)
     orders = [member.batches(batch_size) for member in members]
     devices = [inputs.device] if inputs.device.type == "cuda" else []
     watched = set(observed)
@@ -156,7 +162,10 @@ def trained_stack(
             if step == steps:
                 break
             rows = torch.stack([next(order) for order in orders]).to(inputs.device)
-            total = _losses(stack, inputs[rows], targets[rows], loss).sum()
+            x, y = inputs.index_select(0, rows.flatten()).unflatten(0, rows.shape), targets[rows]
+            if perturbed is not None:
+                x = perturbed(stack, x, y)
+            total = _losses(stack, x, y, loss).sum()
             stepper.zero_grad(set_to_none=True)
             total.backward()
             stepper.step()
