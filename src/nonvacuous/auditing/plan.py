@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nonvacuous.auditing.result import Skipped
+from nonvacuous.bounds.mixing import MIXING
 from nonvacuous.core.bound import Bound, Direction, LossRange, Predictor, Sample, registered
 from nonvacuous.core.ledger import Ledger
 from nonvacuous.measures.losses import Loss
@@ -87,6 +88,8 @@ def plan(delta: float, loss: Loss, *, held_out: bool, network: bool) -> Plan:
 
 def _reason(kind: type[Bound], loss: Loss, held_out: bool, network: bool) -> str:
     """Why a bound does not apply, or nothing."""
+    if MIXING in kind.hypotheses:
+        return "it is for a series, and none was declared (--mixing)"
     if kind.sample is Sample.HELD_OUT and not held_out:
         return "there is no held-out sample (--test)"
     if kind.loss is LossRange.ZERO_ONE and not loss.binary:
