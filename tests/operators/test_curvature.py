@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from nonvacuous.core.errors import InvalidInput, UnsupportedModule
 from nonvacuous.operators import curvature
+from nonvacuous.operators.lanczos import top_eigenpairs
 
 
 class Tied(nn.Module):
@@ -170,6 +171,57 @@ def test_largest_eigenvalues_with_brackets():
     for bracket, value in zip(found, true.tolist(), strict=False):
         assert value in bracket
         assert bracket.width <= 2e-3 * value
+
+
+class Twins(nn.Module):
+    """Two networks side by side; with equal weights every eigenvalue of the loss's Hessian is double."""
+
+    def __init__(self, one, other):
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x):
+        return torch.stack([self.one(x), self.other(x)], 2)
+
+
+def learned(width, steps, seed):
+    """A network of two hidden layers after a few steps on three clusters, and the clusters."""
+    torch.manual_seed(seed)
+    y = torch.randint(0, 3, (200,))
+    x = torch.randn(3, 20)[y] + torch.randn(200, 20)
+    net = nn.Sequential(nn.Linear(20, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(net(x), y).backward()
+        optimizer.step()
+    return net, [(x[:150], y[:150]), (x[150:], y[150:])]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_double_eigenvalues_are_found_from_the_start_that_the_operator_proposes(seed):
+    net, batches = learned((16, 40, 80)[seed], (10, 40, 120)[seed], seed)
+    single = curvature.hessian(net, cross_entropy, batches)
+    once = top_eigenpairs(single, 3, tolerance=1e-4, checks=10).values
+
+    def both(outputs, targets):
+        return cross_entropy(outputs[..., 0], targets) + cross_entropy(outputs[..., 1], targets)
+
+    found = top_eigenpairs(curvature.hessian(Twins(net, copy.deepcopy(net)), both, batches), 5, seed=seed)
+    assert bool(found.converged.all())
+    torch.testing.assert_close(found.values, once.repeat_interleave(2)[:5], rtol=3e-3, atol=0)
+
+
+@pytest.mark.parametrize("make", [curvature.hessian, curvature.ggn, curvature.fisher, curvature.empirical_fisher])
+def test_the_proposed_start_lies_mostly_among_the_largest_eigenvectors(make):
+    net, batches = learned(40, 40, 0)
+    operator = make(net, cross_entropy, batches)
+    again = make(net, cross_entropy, batches, memory=0)
+    start = operator.start(torch.Generator().manual_seed(1))
+    torch.testing.assert_close(start, again.start(torch.Generator().manual_seed(1)))
+    V = top_eigenpairs(operator, 3, tolerance=1e-4).vectors
+    assert float((V.mT @ start).norm() / start.norm()) > 0.5  # a random vector: about (3 / 2,563)^½ = 0.03
+    assert not torch.equal(start, operator.start(torch.Generator().manual_seed(2)))
 
 
 class OnceOnly(torch.autograd.Function):

@@ -92,3 +92,27 @@ def test_refusals():
         top_eigenpairs(A * float("nan"), 1)
     with pytest.raises(InvalidInput, match="not symmetric"):
         top_eigenpairs(A + torch.randn(A.shape, generator=torch.Generator().manual_seed(0)).triu(1), 3)
+
+
+class Proposing:
+    """A diagonal matrix that proposes to start along one of its eigenvectors."""
+
+    def __init__(self, diagonal, along):
+        self.diagonal, self.along = diagonal, along
+        self.shape, self.dtype, self.device = (len(diagonal), len(diagonal)), diagonal.dtype, diagonal.device
+
+    def __matmul__(self, v):
+        return self.diagonal * v
+
+    def start(self, generator):
+        return self.along
+
+
+def test_a_proposed_start_hides_nothing():
+    """Even one that is an eigenvector, is zero or is no number at all."""
+    values = torch.cat([torch.tensor([9.0, 7.0, 7.0]), torch.rand(300, generator=torch.Generator().manual_seed(0))])
+    for along in (torch.eye(303)[2], torch.eye(303)[100], torch.zeros(303), torch.full((303,), float("nan"))):
+        found = top_eigenpairs(Proposing(values, along), 3)
+        assert bool(found.converged.all())
+        torch.testing.assert_close(found.values, torch.tensor([9.0, 7.0, 7.0]).double(), rtol=1e-3, atol=0)
+        assert bottom_eigenpairs(Proposing(values, along), 1).values[0] == pytest.approx(float(values.min()), abs=1e-2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,16 @@ MEMORY = 2**30
 """Bytes of graphs that an operator keeps by default."""
 
 Parts = Sequence[Tensor | None]
-Product = Callable[[list[Tensor]], Parts]
-"""One batch's matrix applied to tensors of the parameters' shapes; None stands for zero."""
+
+
+class Product(Protocol):
+    """One batch's matrix applied to tensors of the parameters' shapes, None standing for zero; and Jᵀu for u of the outputs' shape."""
+
+    outputs: Tensor
+
+    def __call__(self, vector: list[Tensor]) -> Parts: ...
+
+    def adjoint(self, dual: Tensor) -> Parts: ...
 
 
 class Curvature:
@@ -65,6 +73,30 @@ class Curvature:
         if self.shape[0] > most:
             raise InvalidInput(f"the matrix would have {self.shape[0]} rows, above {most}: use products, or raise most")
         return self @ torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """A vector [P] in which the largest eigenvectors weigh much, for a search to start from: Jᵀ(∇²_f ℓ)z, z affine in the outputs.
+
+        The outliers of a network's spectrum lie near the span of the classes' mean output gradients (Papyan 2020, JMLR 21); z is a
+        random combination of them that needs no labels. Costs a backward pass, a fraction of a product.
+        """
+        total, drawn = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device), None
+        for batch, product in self._graphs:
+            with self._graphs.refusing(batch):
+                outputs = (
+                    product.outputs.detach().flatten(1) if product.outputs.ndim > 1 else product.outputs.detach()[:, None]
+                )
+                if drawn is None:
+                    width, rank = outputs.shape[1], min(outputs.shape[1], 32)
+                    sizes = ((width,), (width, rank), (rank, width))
+                    drawn = [torch.randn(size, generator=generator).to(outputs) for size in sizes]
+                mixed = outputs / outputs.square().mean().sqrt().clamp_min(1e-30) @ drawn[1] @ drawn[2]
+                z = (drawn[0] + mixed / (outputs.shape[1] * len(drawn[2])) ** 0.5).reshape(product.outputs.shape)
+                bent = _output_hessian(self._mean, product.outputs, batch)(z)
+                for place, part in zip(self._mean.split(total), product.adjoint(z if bent is None else bent), strict=True):
+                    if part is not None:
+                        place.add_(part, alpha=batch.share)
+        return self._mean.summed(total)
 
     def free(self) -> None:
         """Drop the graphs that are kept; later products make them again."""
@@ -115,7 +147,7 @@ def hessian(
     >>> (hessian(model, nn.functional.mse_loss, [(x, torch.zeros(2, 1))]).dense() - x.T @ x).abs().max().item()  # 2/n · XᵀX, n = 2
     0.0
     """
-    return Curvature(MeanLoss(model, loss, batches, parameters, group), _hessian_of, memory)
+    return Curvature(MeanLoss(model, loss, batches, parameters, group), _Hessian, memory)
 
 
 def ggn(
@@ -131,7 +163,7 @@ def ggn(
 
     Positive semidefinite where the loss is convex in the outputs. Source: Schraudolph 2002; Martens 2020 (JMLR 21), section 8.
     """
-    return Curvature(MeanLoss(model, loss, batches, parameters, group), _ggn_of, memory)
+    return Curvature(MeanLoss(model, loss, batches, parameters, group), _GaussNewton, memory)
 
 
 def fisher(
@@ -151,7 +183,7 @@ def fisher(
     """
     mean = MeanLoss(model, loss, batches, parameters, group)
     _check_natural(mean)
-    return Curvature(mean, _ggn_of, memory)
+    return Curvature(mean, _GaussNewton, memory)
 
 
 def empirical_fisher(
@@ -173,7 +205,7 @@ def empirical_fisher(
         raise InvalidInput(
             "in training mode batch normalisation mixes the examples, so that none has a gradient of its own: model.eval()"
         )
-    return Curvature(mean, _empirical_of, memory)
+    return Curvature(mean, _Empirical, memory)
 
 
 @dataclass(frozen=True)
@@ -213,20 +245,24 @@ def eigenvalues(operator: Any, k: int = 5, *, tolerance: float = 1e-3, seed: int
     return top_eigenpairs(operator, k, tolerance=tolerance, seed=seed).measured()
 
 
-def _hessian_of(mean: MeanLoss, batch: Batch) -> Product:
-    value = mean.value(mean.outputs(batch), batch)
-    first = torch.autograd.grad(value, mean.parameters, create_graph=True, allow_unused=True)
-    curved = [(i, g) for i, g in enumerate(first) if g is not None and g.requires_grad]
-    refuse_once_differentiable([g for _, g in curved])
+class _Hessian:
+    """∇² of one batch's loss by a double backward pass over a kept graph."""
 
-    def product(vector: list[Tensor]) -> Parts:
-        if not curved:
+    def __init__(self, mean: MeanLoss, batch: Batch) -> None:
+        self.outputs, self.parameters = mean.outputs(batch), mean.parameters
+        value = mean.value(self.outputs, batch)
+        first = torch.autograd.grad(value, self.parameters, create_graph=True, allow_unused=True)
+        self.curved = [(i, g) for i, g in enumerate(first) if g is not None and g.requires_grad]
+        refuse_once_differentiable([g for _, g in self.curved])
+
+    def __call__(self, vector: list[Tensor]) -> Parts:
+        if not self.curved:
             return [None] * len(vector)
-        return torch.autograd.grad(
-            [g for _, g in curved], mean.parameters, [vector[i] for i, _ in curved], retain_graph=True, allow_unused=True
-        )
+        moving, along = [g for _, g in self.curved], [vector[i] for i, _ in self.curved]
+        return torch.autograd.grad(moving, self.parameters, along, retain_graph=True, allow_unused=True)
 
-    return product
+    def adjoint(self, dual: Tensor) -> Parts:
+        return torch.autograd.grad(self.outputs, self.parameters, dual, retain_graph=True, allow_unused=True)
 
 
 class Jacobian:
@@ -247,16 +283,16 @@ class Jacobian:
         return torch.autograd.grad(self.outputs, self.parameters, dual, retain_graph=True, allow_unused=True)
 
 
-def _ggn_of(mean: MeanLoss, batch: Batch) -> Product:
-    outputs = mean.outputs(batch)
-    curvature = _output_hessian(mean, outputs, batch)
-    jacobian = Jacobian(mean, outputs)
+class _GaussNewton(Jacobian):
+    """Jᵀ(∇²_f ℓ)J of one batch."""
 
-    def product(vector: list[Tensor]) -> Parts:
-        bent = curvature(jacobian.times(vector))
-        return [None] * len(vector) if bent is None else jacobian.adjoint(bent)
+    def __init__(self, mean: MeanLoss, batch: Batch) -> None:
+        super().__init__(mean, mean.outputs(batch))
+        self.curvature = _output_hessian(mean, self.outputs, batch)
 
-    return product
+    def __call__(self, vector: list[Tensor]) -> Parts:
+        bent = self.curvature(self.times(vector))
+        return [None] * len(vector) if bent is None else self.adjoint(bent)
 
 
 def _output_hessian(mean: MeanLoss, outputs: Tensor, batch: Batch) -> Callable[[Tensor], Tensor | None]:
@@ -270,21 +306,22 @@ def _output_hessian(mean: MeanLoss, outputs: Tensor, batch: Batch) -> Callable[[
     return times
 
 
-def _empirical_of(mean: MeanLoss, batch: Batch) -> Product:
-    outputs = mean.outputs(batch)
-    leaf = outputs.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(mean.value(leaf, batch), leaf)
-    if len(slope) != len(batch.targets):
-        raise InvalidInput(
-            f"{len(slope)} outputs for {len(batch.targets)} targets: the empirical Fisher needs one row an example"
-        )
-    jacobian, own = Jacobian(mean, outputs), slope * len(slope)
+class _Empirical(Jacobian):
+    """The mean of gᵢgᵢᵀ over one batch."""
 
-    def product(vector: list[Tensor]) -> Parts:
-        along = (own * jacobian.times(vector)).flatten(1).sum(1)  # gᵢᵀJᵢv
-        return jacobian.adjoint(slope * along.reshape(-1, *[1] * (slope.ndim - 1)))
+    def __init__(self, mean: MeanLoss, batch: Batch) -> None:
+        outputs = mean.outputs(batch)
+        leaf = outputs.detach().requires_grad_()
+        (self.slope,) = torch.autograd.grad(mean.value(leaf, batch), leaf)
+        if len(self.slope) != len(batch.targets):
+            raise InvalidInput(
+                f"{len(self.slope)} outputs for {len(batch.targets)} targets: the empirical Fisher needs one row an example"
+            )
+        super().__init__(mean, outputs)
 
-    return product
+    def __call__(self, vector: list[Tensor]) -> Parts:
+        along = (len(self.slope) * self.slope * self.times(vector)).flatten(1).sum(1)  # gᵢᵀJᵢv
+        return self.adjoint(self.slope * along.reshape(-1, *[1] * (self.slope.ndim - 1)))
 
 
 def _check_natural(mean: MeanLoss) -> None:

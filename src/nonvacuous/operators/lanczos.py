@@ -4,6 +4,9 @@ Lanczos with full reorthogonalisation. All coefficients of the orthogonalisation
 happened, and the residual of a Ritz pair is read off H without more products. A single Krylov space holds one copy of a multiple
 eigenvalue; after convergence a fresh random vector, orthogonal to all before, starts a second one, and eigenvalues that it brings up
 are taken in. When the basis is full, it restarts from the best Ritz vectors (Wu and Simon 2000, thick restart).
+
+An operator may propose where to start: ``operator.start(generator)`` gives a vector in which the largest eigenvectors weigh more than
+in a random one, which saves the products that would bring them up. Half of every start is random, so that no eigenvector is left out.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ def top_eigenpairs(
         seed: of the random starting vectors.
         memory: bytes for the basis; when it is full, the search restarts from the best vectors.
         checks: products spent on looking for further copies of the eigenvalues after convergence; by default an eighth of those before,
-            at least 4; 0 for none (then a multiple eigenvalue is found once).
+            at least 4, or 2 where the operator proposes starts; 0 for none (then a multiple eigenvalue is found once).
         advance: called with 1 after every product.
 
     Raises InvalidInput for k outside 1 … P, a tolerance outside (0, 1), or products with NaN.
@@ -116,6 +119,7 @@ class Basis:
         self.done: list[int] = []
         self.n, self.defect, self.products, self.scale = 0, 0.0, 0, 0.0
         self.epsilon = float(torch.finfo(operator.dtype).eps)
+        self.proposes = sign > 0 and hasattr(operator, "start")
 
     @property
     def rows(self) -> Tensor:
@@ -133,6 +137,17 @@ class Basis:
                 return True
         return False
 
+    def promising(self) -> bool:
+        """Append the start that the operator proposes, half of it random, orthogonal to all before; a random one without a proposal."""
+        proposed = self.operator.start(self.generator) if self.proposes and self.n < self.room else None
+        length = float(torch.linalg.vector_norm(proposed)) if proposed is not None else 0.0
+        if proposed is None or not 0 < length < float("inf"):
+            return self.random()
+        vector = torch.randn(self.size, generator=self.generator).to(self._rows)
+        vector = torch.add(vector / torch.linalg.vector_norm(vector), proposed.to(vector), alpha=1 / length)
+        self._append(self._orthogonal(vector / torch.linalg.vector_norm(vector))[1])
+        return True
+
     def multiply(self, column: int) -> bool:
         """Take the image of vector ``column``; append its direction outside the basis, or return False where there is none."""
         image = self.operator @ self._rows[column]
@@ -143,8 +158,9 @@ class Basis:
         if not np.isfinite(total):
             raise InvalidInput("a product with the operator holds NaN or infinity: the loss overflows at these weights")
         self.scale = max(self.scale, total)
+        known, image = self._without_known(image, column)
         coefficients, rest, length = self._orthogonal(image)
-        self.H[: self.n, column] = coefficients
+        self.H[: self.n, column] = known + coefficients
         self.done.append(column)
         if length <= 10 * self.epsilon * self.scale or self.n >= self.size:
             return False
@@ -172,7 +188,7 @@ class Basis:
         weights = torch.tensor(coordinates.copy(), device=self._rows.device)
         full = torch.zeros(self.n, weights.shape[1], dtype=torch.float64, device=self._rows.device)
         full[self.done] = weights
-        return self.rows.mT @ full.to(self._rows.dtype)
+        return (full.mT.to(self._rows.dtype) @ self.rows).mT
 
     def restart(self, ritz: Ritz, keep: int) -> int:
         """Keep the best Ritz vectors and the vectors without an image; returns the place of the last of these."""
@@ -191,6 +207,20 @@ class Basis:
         self.H[:] = 0.0
         self.H[: self.n, :keep] = small
         return self.n - 1
+
+    def _without_known(self, image: Tensor, column: int) -> tuple[np.ndarray, Tensor]:
+        """Takes from an image its part along its own vector and those that symmetry predicts, so that one pass over the basis does."""
+        expected = np.zeros(self.n)
+        expected[self.done] = self.H[column, self.done]
+        large = np.flatnonzero(np.abs(expected) > 1e-3 * self.scale)
+        if len(large) > 3:  # after a restart: more axpys than a pass costs
+            return np.zeros(self.n), image
+        for row in large:
+            image = torch.add(image, self._rows[row], alpha=-expected[row])
+        known = np.zeros(self.n)
+        known[large] = expected[large]
+        known[column] += (own := float(self._rows[column] @ image))
+        return known, torch.add(image, self._rows[column], alpha=-own)
 
     def _orthogonal(self, vector: Tensor) -> tuple[np.ndarray, Tensor, float]:
         """Coefficients by the basis, the unit vector outside it, and its length; a second pass where the first cancelled much."""
@@ -269,7 +299,7 @@ class _Search:
         self.basis, self.k, self.tolerance, self.checks = basis, k, tolerance, checks
         self.left: int | None = None  # products to go in the check under way
         self.before, self.fresh, self.settling = np.zeros(0), False, False
-        basis.random()
+        basis.promising()
         self.next: int | None = 0
 
     def allowed(self, values: np.ndarray) -> np.ndarray:
@@ -312,7 +342,7 @@ class _Search:
         return False
 
     def _share(self) -> int:
-        return self.checks or max(4, len(self.basis.done) // 8)
+        return self.checks or max(2 if self.basis.proposes else 4, len(self.basis.done) // 8)
 
     def _rising(self, ritz: Ritz) -> np.ndarray:
         """Which pairs after the first k may yet turn out to belong to them: by their residuals, a rule of thumb."""
@@ -328,7 +358,7 @@ class _Search:
             place = basis.restart(ritz, min(len(basis.done) - 1, self.k + max(4, (basis.room - self.k) // 3)))
             going = going and place >= len(basis.done)
             ritz = None
-        if (self.fresh and basis.random()) or (going and self.left is not None and self.left > 0):
+        if (self.fresh and basis.promising()) or (going and self.left is not None and self.left > 0):
             self.next = basis.n - 1
         else:
             self.next = self._widest(ritz)
@@ -339,7 +369,7 @@ class _Search:
         basis = self.basis
         open_ = [i for i in range(basis.n) if i not in basis.done]
         if not open_:
-            return basis.n - 1 if basis.random() else None
+            return basis.n - 1 if basis.promising() else None
         if len(open_) == 1:
             return open_[0]
         ritz = ritz or basis.ritz()
