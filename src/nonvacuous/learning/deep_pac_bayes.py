@@ -2,7 +2,7 @@
 
 The prior is N(W⁰, σ²I) around the network's own random initial weights, σ one of a grid for each layer, paid for.  The posterior starts
 from plain training, shrunk and widened along each direction of the layers' Kronecker eigenbases by their curvature (where a weight hardly
-matters it keeps the prior's mean and deviation), and then descends on the bound itself.
+matters it keeps the prior's mean and deviation), and then descends on the bound itself, in the directions that matter.
 
 Source: Dziugaite and Roy 2017 (UAI), random prior and descent on the bound; Pérez-Ortiz et al. 2021 (JMLR 22), one draw an example;
 García-Pérez et al. 2026 (UAI), descent on the inverted kl.
@@ -27,6 +27,7 @@ from nonvacuous.core.errors import InvalidEvidence, InvalidInput
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.learning import ties
 from nonvacuous.learning.curvature_basis import KroneckerBasis, kronecker_bases
+from nonvacuous.learning.leading_block import LeadingBlocks
 from nonvacuous.learning.method import Certified, Factory, Method, Number, Task, TrainingRecord, unsuited_to_seeger
 from nonvacuous.learning.objectives import budget_nats, inverted_kl
 from nonvacuous.learning.plain import plainly_trained
@@ -90,9 +91,10 @@ class DeepPacBayes(Method):
             batch_size=self.batch_size,
         )
         per_epoch = record.seconds / max(1, self.plain_epochs)
-        network = self._start(task, initial, plain)
-        self._descend(task, network)
-        indices = network.grid_indices()
+        network, training = self._start(task, initial, plain)
+        self._descend(task, training)
+        training.written_into(network)
+        indices = training.indices()
         bound = SeegerBound()
         evidence = bound.evidence(**self._measured(task, network, indices))
         certificate = self.issued(
@@ -153,11 +155,14 @@ class DeepPacBayes(Method):
             "n": task.train.n,
         }
 
-    def _start(self, task: Task, initial: nn.Module, trained: nn.Module) -> StochasticNetwork:
-        """Plain training seen through a quadratic approximation with the prior: means shrunk, deviations widened."""
+    def _start(self, task: Task, initial: nn.Module, trained: nn.Module) -> tuple[StochasticNetwork, LeadingBlocks]:
+        """Plain training seen through a quadratic approximation with the prior: means shrunk, deviations widened.
+
+        The network to be, and what is trained of it.
+        """
         n, device = task.train.n, torch.device(task.device)
         bases = kronecker_bases(chain(trained), _inputs(task, min(n, CURVATURE_EXAMPLES)), task.generator("curvature labels"))
-        layers = []
+        layers, felt = [], []
         for start, end, basis in zip(matrices(initial), matrices(trained), bases, strict=True):
             prior_variance = 1 / start.shape[1]
             curvature = basis.curvature() if self.rotated else torch.full_like(start, float(basis.curvature().mean()))
@@ -167,15 +172,17 @@ class DeepPacBayes(Method):
                 moved = layer.rotated(end - start) * (1 - std.square() / prior_variance)
                 layer.rotated_mean.add_(moved)
             layers.append(layer)
-        return _assembled(initial, layers).to(device)
+            felt.append(n * prior_variance * curvature)
+        network = _assembled(initial, layers).to(device)
+        return network, LeadingBlocks(network, felt).to(device)
 
-    def _descend(self, task: Task, network: StochasticNetwork) -> None:
+    def _descend(self, task: Task, network: LeadingBlocks) -> None:
         """Adam on the inverted kl itself, with cross-entropy rescaled to the running 0–1 loss as its empirical risk."""
         sample, n = task.train, task.train.n
-        layers = list(network.gaussian())
+        blocks = network.blocks()
         groups = [
-            {"params": [layer.rotated_mean for layer in layers], "scale": 1.0},
-            {"params": [layer.log_std for layer in layers], "scale": 10.0},
+            {"params": [block.moved for block in blocks], "scale": 1.0},
+            {"params": [number for block in blocks for number in (block.log_ratio, block.log_scale)], "scale": 10.0},
         ]
         stepper = torch.optim.Adam(groups, lr=self.learning_rate)
         file = task.checkpoint("posterior")
@@ -197,9 +204,7 @@ class DeepPacBayes(Method):
                     loss = cross_entropy(outputs, batch.targets)
                     cross = 0.98 * cross + 0.02 * loss.item()
                     wrong = 0.98 * wrong + 0.02 * (outputs.argmax(1) != batch.targets).float().mean().item()
-                    objective = inverted_kl(
-                        loss * (wrong / max(cross, 1e-12)), budget_nats(network.training_kl(), n, task.delta)
-                    )
+                    objective = inverted_kl(loss * (wrong / max(cross, 1e-12)), budget_nats(network.kl_nats(), n, task.delta))
                     if not math.isfinite(objective.item()):
                         raise InvalidInput(
                             f"the bound became {objective.item()} at epoch {epoch + 1}: lower the learning rate "

@@ -113,18 +113,6 @@ class StochasticLinear(nn.Module):
     def forward(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.outputs(self.coordinates(inputs), generator)
 
-    def training_kl(self) -> Tensor:
-        """KL with the best prior deviation, ½(d ln((Σs² + ‖B − B⁰‖²)/d) − Σ ln s²): what training descends on."""
-        d = self.log_std.numel()
-        spread = (2 * self.log_std).exp().sum() + (self.rotated_mean - self.rotated_prior).square().sum()
-        return 0.5 * d * (spread / d).log() - self.log_std.sum()
-
-    def grid_index(self) -> int:
-        """The j with σ = 2^(j/4)/√(in + 1) nearest the best prior deviation."""
-        with torch.no_grad():
-            spread = (2 * self.log_std).exp().sum() + (self.rotated_mean - self.rotated_prior).square().sum()
-        return round(GRID / 2 * math.log2(float(spread) / self.prior.shape[0]))
-
     def kl_nats(self, index: int) -> Measured:
         """KL(Q‖P) for P = N(W⁰, σ²I), σ = 2^(index/4)/√(in + 1), with the price of the index in a union over all integers.
 
@@ -195,14 +183,6 @@ class StochasticNetwork(nn.Module):
     def gaussian(self) -> Iterator[StochasticLinear]:
         """The Gaussian layers, first to last."""
         return (layer for layer in self.layers if isinstance(layer, StochasticLinear))
-
-    def training_kl(self) -> Tensor:
-        """Divergence with the best prior deviations, differentiable."""
-        return torch.stack([layer.training_kl() for layer in self.gaussian()]).sum()
-
-    def grid_indices(self) -> tuple[int, ...]:
-        """One prior index a layer."""
-        return tuple(layer.grid_index() for layer in self.gaussian())
 
     def kl_nats(self, indices: Sequence[int]) -> Measured:
         """KL of the whole posterior from the prior of these indices, their price included."""
