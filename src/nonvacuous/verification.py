@@ -63,16 +63,16 @@ class Verification:
 
 
 def certificate_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The certificate files meant by paths: files as they are, directories by their ``certificates/*.json``.
+    """The certificate files meant by paths: files as they are, directories by the certificates in them, however deep.
 
-    A directory that is itself named ``certificates``, or that holds certificates directly, gives its ``*.json``.
+    Of a directory: every ``.json`` under a folder called ``certificates``, itself included. If there is none, the ``.json`` it holds
+    directly, or else those of the folders in it. Reports (audit.json, certify.json) are left out.
     Raises :class:`InvalidInput` if a path does not exist or a directory holds none.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(path.rglob("certificates/*.json")) or sorted(path.glob("*.json"))
-            inside = [file for file in inside if file.name not in ("audit.json", "certify.json")]
+            inside = _in_folder(path)
             if not inside:
                 raise InvalidInput(
                     f"{path} holds no certificates: give a certificate's file, or the directory `nonvacuous audit` wrote"
@@ -85,6 +85,12 @@ def certificate_files(paths: Iterable[str | Path]) -> list[Path]:
     if not files:
         raise InvalidInput("nothing to verify: give at least one certificate file or directory")
     return files
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    within = sorted(file for file in folder.rglob("*.json") if file.name not in ("audit.json", "certify.json"))
+    named = [file for file in within if "certificates" in (folder.resolve().name, *file.relative_to(folder).parts[:-1])]
+    return named or [file for file in within if file.parent == folder] or within
 
 
 def consistent(source: str, certificate: Certificate) -> Checked:

@@ -46,6 +46,27 @@ def test_a_folder_is_consistent(run: Any, audited: Path) -> None:
     assert one.stdout == "1 consistent (evidence unchecked), 0 refused\n"
 
 
+@pytest.mark.parametrize("name", ["kept", "certificates"])
+def test_a_tree_of_folders_is_checked_as_a_whole(run: Any, audited: Path, tmp_path: Path, name: str) -> None:
+    one, other = tmp_path / "tree" / name / "a" / "b" / "one.json", tmp_path / "tree" / name / "c" / "other.json"
+    for path, source in zip((one, other), files(audited), strict=False):
+        path.parent.mkdir(parents=True)
+        shutil.copy(source, path)
+    result = run("verify", tmp_path / "tree" / name)
+    assert (result.exit_code, result.stdout) == (0, "2 consistent (evidence unchecked), 0 refused\n")
+    edited(one, '"seed": 0', '"seed": 1')
+    result = run("verify", tmp_path / "tree")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == "1 consistent (evidence unchecked), 1 refused"
+    assert str(one) in result.stdout
+
+
+def test_other_json_beside_a_folder_of_certificates_is_left_alone(run: Any, copy: Path) -> None:
+    (copy / "notes").mkdir()
+    (copy / "notes" / "table.json").write_text("{}", encoding="utf-8")
+    assert run("verify", copy).stdout == f"{len(files(copy))} consistent (evidence unchecked), 0 refused\n"
+
+
 def test_quiet_says_nothing_when_all_holds(run: Any, audited: Path) -> None:
     result = run("verify", audited, "--quiet")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")

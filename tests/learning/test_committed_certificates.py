@@ -17,6 +17,11 @@ def test_they_are_here() -> None:
     assert len(FILES) >= 11
 
 
+def test_one_command_checks_them_all() -> None:
+    found = nonvacuous.verify(FOLDER)
+    assert found.ok and found.verified == len(FILES)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_each_is_consistent_and_listed(file: Path) -> None:
     assert nonvacuous.verify(file).ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_the_bound_counts_the_other_part_alone(task, done):
     assert c.value < 0.3
     assert c.evidence["kl_nats"] >= math.log(len(SCALES) * 16)  # the choice of σ₀ and of settings is paid
     assert done.certificate.predictor == "gibbs"
+
+
+def test_a_prior_deviation_settled_beforehand_costs_nothing(task):
+    method = replace(METHOD, scale=1 / 4, alternatives=1)
+    assert method.price_nats < 1e-300 < METHOD.price_nats
+    done = method.certified(task)
+    assert done.certificate.measurement["scale"] == 1 / 4
+    assert measured(method, done.certificate, done.model, task)["kl_nats"] == pytest.approx(
+        done.certificate.evidence["kl_nats"]
+    )
+    with pytest.raises(InvalidEvidence, match="paid for"):  # a deviation found by trying is not one that was settled
+        replace(METHOD, scale=1 / 2).evidence(done.certificate, done.model, task)
+    with pytest.raises(InvalidInput, match="prior deviations"):
+        replace(METHOD, scale=0.3)
 
 
 def test_labels_of_the_bound_part_do_not_touch_the_prior(task, done):

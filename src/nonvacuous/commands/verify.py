@@ -45,7 +45,7 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Re-check certificates: files, or folders with certificates/*.json in them.
+    """Re-check certificates: files, or folders with certificates in them, however deep.
 
     Level one needs nothing else and loads no torch: the file is whole, and its evidence gives its value by the theorem it
     names. Level two (--model with --weights, and --train or --test) measures the evidence again. For the folder of `nonvacuous

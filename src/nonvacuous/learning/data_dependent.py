@@ -36,7 +36,7 @@ from nonvacuous.runtime.data import Split
 from nonvacuous.runtime.weights import weights_digest
 
 SCALES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Prior deviations, in units of the last layer's root-mean-square weight, the best of which is taken: their number is paid for."""
+"""Prior deviations, in units of the last layer's root-mean-square weight. If the best of them is taken, their number is paid for."""
 PURPOSE, RATE, BATCH = "prior", 0.03, 1000
 
 
@@ -46,11 +46,12 @@ class DataDependent(Method):
 
     The parts are made by content hash before anything is trained. The network (the task's, any that ends with ``nn.Linear``) reads the
     prior part only, so for the other, of n examples, its last layer's inputs are fixed features and N(W, σ₀²I) around its last layer's
-    weights W is a prior fixed beforehand; the posterior descends on the bound, for every σ₀ of `SCALES`.
+    weights W is a prior fixed beforehand; the posterior descends on the bound, for every σ₀ of `SCALES` or for the one that is given.
 
     prior_fraction: the part the network is trained on. epochs (None: about 2,000 steps), learning_rate, batch_size, mirrored, shift, half:
     of that training (see :func:`nonvacuous.learning.augmented.trained_with_augmentation`). posterior_epochs: passes for each σ₀.
-    alternatives: how many sets of settings may have been tried on this bound part; the logarithm is paid.
+    scale: σ₀, one of `SCALES`, settled beforehand and so for nothing (None: the best of them, paid for). alternatives: how many sets of
+    settings may have been tried on this bound part; the logarithm is paid.
 
     Source: Ambroladze, Parrado-Hernández and Shawe-Taylor 2006 (NIPS 19); Pérez-Ortiz et al. 2021 (JMLR 22).
     """
@@ -64,6 +65,7 @@ class DataDependent(Method):
     half: bool = False
     posterior_epochs: int = 30
     alternatives: int = 16
+    scale: float | None = None
 
     word: ClassVar[str] = "data-dependent"
 
@@ -71,15 +73,22 @@ class DataDependent(Method):
         check_fraction(1 - self.prior_fraction)
         if min(self.batch_size, self.posterior_epochs, self.alternatives, self.epochs or 1) < 1 or self.shift < 0:
             raise InvalidInput("epochs, batch_size, posterior_epochs and alternatives are at least 1, and shift at least 0")
+        if self.scale is not None and self.scale not in SCALES:
+            raise InvalidInput(f"scale = {self.scale!r} is none of the prior deviations {', '.join(map(str, SCALES))}")
 
     def unsuited(self, task: Task) -> str:
         """Samples without classes, with named inputs, or too small for the theorem."""
         return unsuited_to_seeger(task, task.train.n * (1 - self.prior_fraction) / 2)  # a split by lot may give half of that
 
     @property
+    def scales(self) -> tuple[float, ...]:
+        """The prior deviations that are tried."""
+        return SCALES if self.scale is None else (self.scale,)
+
+    @property
     def price_nats(self) -> float:
         """What the choice of σ₀ and of the settings costs, rounded up."""
-        return choice_nats(len(SCALES) * self.alternatives)
+        return choice_nats(len(self.scales) * self.alternatives)
 
     def certified(self, task: Task) -> Certified:
         """The stochastic classifier; beside it the hold-out certificate of the prior's own network on the same split."""
@@ -92,7 +101,7 @@ class DataDependent(Method):
         data = featured(features, split.held_out, task)
         bound = SeegerBound()
         found = []
-        for scale in SCALES:
+        for scale in self.scales:
             model = self._fitted(features, data, scale, task)
             evidence = bound.evidence(**self._measured(model, data))
             found.append((bound.solve(evidence, task.delta), scale, model, evidence))
@@ -109,8 +118,10 @@ class DataDependent(Method):
             digests={"prior": weights_digest(network)},
         )
         passes = self._epochs(split)
-        examples = passes * split.kept.n + len(SCALES) * self.posterior_epochs * split.held_out.n
-        record = TrainingRecord(time.perf_counter() - begun, examples, passes, (f"{len(SCALES)} prior deviations, paid for",))
+        tried = len(self.scales)
+        examples = passes * split.kept.n + tried * self.posterior_epochs * split.held_out.n
+        note = (f"{tried} prior deviations, paid for",) if tried > 1 else ()
+        record = TrainingRecord(time.perf_counter() - begun, examples, passes, note)
         return Certified(model, certificate, record, comparator=self._beside(task, network, split, record))
 
     def prior_network(self, task: Task, split: Split | None = None) -> nn.Module:
@@ -146,10 +157,9 @@ class DataDependent(Method):
         features = TrainedFeatures(factory())
         return GibbsOnNetwork(features, _head(features, self._scale(certificate)))
 
-    @staticmethod
-    def _scale(certificate: Certificate) -> float:
+    def _scale(self, certificate: Certificate) -> float:
         scale = certificate.measurement.get("scale")
-        if scale not in SCALES:
+        if scale not in self.scales:
             raise InvalidEvidence(f"the prior's deviation {scale!r:.40} is not one of those that are paid for")
         return float(scale)
 
