@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nonvacuous.core.errors import InvalidInput
-from nonvacuous.kernels.duals import Rectifier
+from nonvacuous.kernels.duals import Erf, Rectifier
 from nonvacuous.kernels.fully_connected import Recursion, Rows
 from nonvacuous.kernels.hermite import HermiteSeries, series_
 from nonvacuous.kernels.kernel import Kernel
@@ -16,6 +17,7 @@ from nonvacuous.runtime.tasks import Progress
 
 BLOCK = 256  # rows of one matrix product
 NEAR = 0.999  # correlations beyond this are recomputed in float64 where arccos is steep
+STEEP = 8.0  # times a unit in the last place is what a cancellation may cost
 _MANY = 0.1  # of a tile's pairs, from which on the whole tile is recomputed
 
 
@@ -138,6 +140,43 @@ class SeriesTiles(Tiles):
         k.copy_(spare)
 
 
+class ErfTiles(Tiles):
+    """Williams' arcsine kernel, its recursion in six passes a layer. Factors: 1 + 2k a layer. A tile holds 2k and twice the gradients'
+    inner product, so that value and slope are atan2(2k, √D)·2/π and 4/(π√D).
+    """
+
+    def __init__(self, recursion: Recursion, first: Rows, second: Rows | None) -> None:
+        super().__init__(recursion, first, second)
+        self.constant = torch.tensor(2 * recursion.bias_variance, dtype=first.x.dtype)
+        self.steep = [self._steep(*sides) for sides in zip(self.first.factors, self.second.factors, strict=True)]
+
+    def side(self, sample: Rows) -> Side:
+        variances, ends = self.recursion.variances(sample)
+        return Side(sample.x, [(1 + 2 * k).to(sample.x.dtype) for k in variances], variances, ends)
+
+    @staticmethod
+    def _steep(one: Tensor, two: Tensor) -> bool:
+        """Whether D, a difference of products, may be off by more than a few units in the last place where it is least."""
+        largest, other = float(one.max()), float(two.max())
+        return largest * other > STEEP * (largest + other - 1)
+
+    def tile(self, product: Tensor, nngp: Tensor, ntk: Tensor, where: tuple[slice, slice]) -> None:
+        double, t, root, angle = (part[: product.numel()].view(product.shape) for part in self.scratch)
+        recursion, (r, c) = self.recursion, where
+        weight = 4 / math.pi * recursion.weight_variance
+        torch.add(self.constant, product, alpha=2 * recursion.input_variance / self.first.x.shape[1], out=double)
+        t.copy_(double)
+        for one, two, steep in zip(self.first.factors, self.second.factors, self.steep, strict=True):
+            torch.mul(one[r, None], two[c], out=root).addcmul_(double, double, value=-1)
+            if steep:
+                torch.maximum(root, torch.add(one[r, None] - 1, two[c], out=angle), out=root)  # D in the limit |c| = 1
+            torch.atan2(double, root.sqrt_(), out=angle)
+            torch.add(self.constant, angle, alpha=weight, out=double)
+            torch.addcdiv(double, t, root, value=weight, out=t)
+        torch.mul(double, 0.5, out=nngp)
+        torch.mul(t, 0.5, out=ntk)
+
+
 class RectifierTiles(Tiles):
     """Positively homogeneous activations, on correlations: without biases a layer needs nothing of the two variances.
 
@@ -240,6 +279,8 @@ def tiles(recursion: Recursion) -> type[Tiles]:
     match recursion.activation:
         case Rectifier() if recursion.depth:
             return RectifierTiles
+        case Erf():
+            return ErfTiles
         case HermiteSeries():
             return SeriesTiles
     return Tiles

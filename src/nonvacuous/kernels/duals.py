@@ -50,6 +50,22 @@ class Dual(ABC):
         k12.copy_(value)
 
 
+class InPlace(Dual):
+    """A dual that is written as ``moments_``; ``k11`` and ``k22`` together must broadcast to the shape of ``k12`` there."""
+
+    def moments(self, k11: Tensor, k12: Tensor, k22: Tensor) -> Moments:
+        shape = torch.broadcast_shapes(k11.shape, k12.shape, k22.shape)
+        value = k12.expand(shape).clone()
+        slope, spare = torch.empty_like(value), torch.empty_like(value)
+        first = k11 if torch.broadcast_shapes(k11.shape, k22.shape) == shape else k11.expand(shape)
+        self.moments_(first, value, k22, slope, spare)
+        return Moments(value, slope)
+
+    @abstractmethod
+    def moments_(self, k11: Tensor, k12: Tensor, k22: Tensor, slope: Tensor, spare: Tensor) -> None:
+        """``k12`` becomes the value, ``slope`` the slope, ``spare`` anything."""
+
+
 class Elementwise(nn.Module):
     """A function of a tensor as a module that prints its name."""
 
@@ -65,7 +81,7 @@ class Elementwise(nn.Module):
 
 
 @dataclass(frozen=True)
-class Rectifier(Dual):
+class Rectifier(InPlace):
     r"""φ(z) = ``negative``·min(z, 0) + ``positive``·max(z, 0): relu (0, 1), leaky relu (a, 1), absolute value (−1, 1).
 
     With c the correlation and B = π − arccos c, value :math:`\sqrt{k_{11}k_{22}}\,[ab\,c + (b-a)^2(\sqrt{1-c^2} + cB)/2π]` and slope
@@ -88,13 +104,6 @@ class Rectifier(Dual):
     def mean_square_slope(self) -> float:
         """E[φ'(u)²], which is also E[φ(u)²] at variance 1."""
         return (self.negative**2 + self.positive**2) / 2
-
-    def moments(self, k11: Tensor, k12: Tensor, k22: Tensor) -> Moments:
-        shape = torch.broadcast_shapes(k11.shape, k12.shape, k22.shape)
-        value = k12.expand(shape).clone()
-        slope, spare = torch.empty_like(value), torch.empty_like(value)
-        self.moments_(k11, value, k22, slope, spare)
-        return Moments(value, slope)
 
     def moments_(self, k11: Tensor, k12: Tensor, k22: Tensor, slope: Tensor, spare: Tensor) -> None:
         first, second = k11.sqrt(), k22.sqrt()
@@ -145,13 +154,17 @@ class Identity(Dual):
 
 
 @dataclass(frozen=True)
-class Erf(Dual):
+class Erf(InPlace):
     """φ(z) = erf z; value (2/π)·arctan(2 k12/√D), D = (1 + 2 k11)(1 + 2 k22) − 4 k12² (Williams 1997), slope 4/(π√D)."""
 
-    def moments(self, k11: Tensor, k12: Tensor, k22: Tensor) -> Moments:
-        least = 1 + 2 * k11 + 2 * k22  # D in the limit |c| = 1
-        root = torch.maximum(least + 4 * (k11 * k22 - k12 * k12), least).sqrt_()
-        return Moments(torch.atan((2 * k12).div_(root)).mul_(2 / math.pi), (4 / math.pi) / root)
+    def moments_(self, k11: Tensor, k12: Tensor, k22: Tensor, slope: Tensor, spare: Tensor) -> None:
+        first, second = 2 * k11, 2 * k22
+        k12.mul_(2)
+        torch.add(1 + first, second, out=slope)  # D in the limit |c| = 1
+        torch.mul(first, second, out=spare).addcmul_(k12, k12, value=-1).add_(slope)
+        torch.maximum(spare, slope, out=spare).sqrt_()
+        torch.atan2(k12, spare, out=k12).mul_(2 / math.pi)
+        torch.reciprocal(spare, out=slope).mul_(4 / math.pi)
 
     def diagonal(self, k: Tensor) -> Moments:
         root = (1 + 4 * k).sqrt()
@@ -162,21 +175,23 @@ class Erf(Dual):
 
 
 @dataclass(frozen=True)
-class Gelu(Dual):
+class Gelu(InPlace):
     """φ(z) = z Φ(z), Φ the normal distribution function (not its approximation by tanh). With D = (1 + k11)(1 + k22) − k12²:
     value k12/4 + k12·arctan(k12/√D)/2π + [k11 k22 + k12²(1 − k11 k22)/((1 + k11)(1 + k22))]/(2π√D), by integration by parts.
     """
 
-    def moments(self, k11: Tensor, k12: Tensor, k22: Tensor) -> Moments:
-        least = 1 + k11 + k22
-        square = k12 * k12
-        size = torch.maximum(least + (k11 * k22 - square), least)
-        root = size.sqrt()
-        share = torch.atan(k12 / root).mul_(1 / (2 * math.pi)).add_(0.25)
-        inverse = (1 / (2 * math.pi)) / root
-        ratio = (1 - k11 * k22) / ((1 + k11) * (1 + k22))
-        value = k12 * share + inverse * (k11 * k22 + square * ratio)
-        return Moments(value, share + k12 * inverse * (1 / (1 + k11) + 1 / (1 + k22) + 1 / size))
+    def moments_(self, k11: Tensor, k12: Tensor, k22: Tensor, slope: Tensor, spare: Tensor) -> None:
+        turn, one, two = 1 / (2 * math.pi), 1 / (1 + k11), 1 / (1 + k22)
+        value = (one * two).addcmul_(k11 * one, k22 * two, value=-1)  # (1 − k11 k22)/((1 + k11)(1 + k22))
+        torch.mul(k11, k22, out=spare)
+        value.mul_(k12).mul_(k12).add_(spare)
+        torch.add(1 + k11, k22, out=slope)  # D in the limit |c| = 1
+        torch.maximum(spare.addcmul_(k12, k12, value=-1).add_(slope), slope, out=spare)
+        torch.atan2(k12, spare.sqrt_(), out=slope).mul_(turn).add_(0.25)
+        value.mul_(spare.reciprocal_()).mul_(turn).addcmul_(k12, slope)
+        k12.mul_(spare)
+        slope.addcmul_(k12, spare.mul_(spare).add_(one).add_(two), value=turn)
+        k12.copy_(value)
 
     def diagonal(self, k: Tensor) -> Moments:
         size = 1 + 2 * k
