@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 from tests.learning.soundness import METHODS, SLACK, Finite, certified, examples, too_many
 from torch import Tensor, nn
 
+from nonvacuous.learning.auto import Auto
 from nonvacuous.learning.holdout import HoldOut, declared_split
-from nonvacuous.learning.method import Method, Task
+from nonvacuous.learning.method import Certified, Method, Task
 from nonvacuous.runtime.data import as_sample
 
 EACH = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
@@ -91,6 +94,41 @@ def test_memory_of_what_it_was_trained_on_is_not_certified_below_its_risk() -> N
     assert one.certificate.value == 1.0
     with torch.no_grad():
         assert bool((one.model(batch.inputs).argmax(1) == 1).all())
+
+
+@dataclass(frozen=True)
+class Lot(HoldOut):
+    """A network that is never trained, on a split that is its own: start and split come from the number of the lot."""
+
+    fraction: float = 0.5
+    epochs: int | None = 0
+    lot: int = 0
+
+    def certified(self, task: Task) -> Certified:
+        return super().certified(replace(task, seed=self.lot))
+
+
+@dataclass(frozen=True)
+class Lots(Auto):
+    """A choice among eight of them."""
+
+    candidates: tuple[str, ...] = tuple(f"lot {j}" for j in range(8))
+    weights: tuple[float, ...] = (1.0,) * 8
+
+    def _chosen(self, task: Task) -> tuple[list[tuple[Method, float]], list[str]]:
+        return [(type(word, (Lot,), {"word": word})(lot=j), 1.0) for j, word in enumerate(self.candidates)], []
+
+
+@pytest.mark.slow
+def test_auto_pays_for_its_choice_and_one_that_did_not_would_be_caught() -> None:
+    """Labels by a fair coin: every classifier's risk is a half."""
+    world, repetitions, auto = Finite(torch.full((40,), 0.5)), 25, Lots()
+    paid = free = 0
+    for draw in range(repetitions):
+        task = Task(world.factory, world.sample(60, draw), delta=DELTA)
+        paid += auto.certified(task).certificate.value < 0.5
+        free += min(one.certified(task.part(one.word, DELTA)).certificate.value for one, _ in auto._chosen(task)[0]) < 0.5
+    assert paid < too_many(repetitions, DELTA, CHANCE) <= free
 
 
 @pytest.mark.slow

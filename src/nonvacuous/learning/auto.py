@@ -90,12 +90,16 @@ class Auto(Method):
         """Certificates name the candidate that issued them, never auto."""
         raise InvalidEvidence("no certificate is issued by auto itself: it names the method that was chosen")
 
+    def candidate(self, word: str) -> Method:
+        """The method of that name, with its own default settings."""
+        return method_class(word)()
+
     def _chosen(self, task: Task) -> tuple[list[tuple[Method, float]], list[str]]:
         """Methods that suit, with their weights, and why others do not."""
         chosen, left_out = [], []
         here = available()
         for word, weight in zip(self.candidates, self.weights, strict=True):
-            method = method_class(word)() if word in here else None
+            method = self.candidate(word) if word in here else None
             reason = "this installation does not have it" if method is None else method.unsuited(task)
             if method is None or reason:
                 left_out.append(f"{word}: left out, {reason}")
