@@ -1,6 +1,6 @@
 """Planes through a network's weights beside loss-landscapes and a plain loop, in one process, alternating, one core.
 
-``python benchmarks/bench_landscape.py`` prints seconds of processor time (best of two) and ratios.  The peer is not a dependency: install
+``python benchmarks/bench_landscape.py`` prints seconds of processor time (best of three) and ratios.  The peer is not a dependency: install
 it with ``pip install --no-deps --target DIR loss-landscapes==3.0.6`` and set PYTHONPATH to DIR, or its lines are left out with a message.
 The floor is the time of the network's multiply-accumulates at the rate that torch reaches here in a matrix product; where the first layer
 is shared, ours may lie below it.
@@ -29,6 +29,8 @@ CASES = {
     "mlp 784-512-512-10, 1000 examples, 9 x 9": (lambda: mlp(784, 512, 512, 10), (1, 28, 28), 1000, 9),
     "convnet 28x28x1, 300 examples, 9 x 9": (lambda: convnet(28, 28, 1, 10), (1, 28, 28), 300, 9),
     "mlp 64-32-10, 500 examples, 33 x 33": (lambda: mlp(64, 32, 10), (64,), 500, 33),
+    "mlp 2-16-2, 60 examples, 25 x 25": (lambda: mlp(2, 16, 2), (2,), 60, 25),
+    "small convnet 8x8x1, 200 examples, 21 x 21": (lambda: convnet(8, 8, 1, 10, scale=0.25), (1, 8, 8), 200, 21),
 }
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     for name, (make, shape, n, points) in CASES.items():
         model = initialise(make, 0)
         generator = torch.Generator().manual_seed(0)
-        x, y = torch.randn(n, *shape, generator=generator), torch.randint(10, (n,), generator=generator)
+        x, y = torch.randn(n, *shape, generator=generator), torch.randint(2, (n,), generator=generator)
         directions = [filter_normalized(model, random_direction(model, k)) for k in range(2)]
         axes = [axis(d, -0.5, 0.5, points) for d in directions]
         target = objective(model, (x, y))
@@ -103,7 +105,7 @@ def main() -> None:
         if theirs is not None:
             jobs["loss-landscapes"] = theirs
         best: dict[str, tuple[Any, float]] = {}
-        for _ in range(2):
+        for _ in range(3):
             for job, work in jobs.items():
                 begun = time.process_time()
                 value = work()

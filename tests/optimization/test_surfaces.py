@@ -22,11 +22,12 @@ from nonvacuous.optimization.directions import (
     trainable,
 )
 from nonvacuous.optimization.slices_losses import Evaluation, Way
-from nonvacuous.optimization.slices_objective import Objective, Statistics, objective
+from nonvacuous.optimization.slices_objective import Objective, Statistics, cross_entropy, objective, squared_error
 from nonvacuous.optimization.slices_restored import restored
 from nonvacuous.optimization.surfaces import Axis, Surface, axis, surface
 from nonvacuous.optimization.surfaces_refinement import refined
 from nonvacuous.runtime.models import weights_digest
+from nonvacuous.runtime.samples import ArraySample
 
 N = 90
 
@@ -355,3 +356,36 @@ def test_a_loss_that_is_not_finite_at_the_origin_is_refused_and_one_elsewhere_is
         random_direction(model, 0)
     with pytest.raises(InvalidInput, match="label"):
         objective(nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), (x, y))
+
+
+def test_cross_entropy_by_example_is_torchs_also_at_scores_that_overflow():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(5, (40,), generator=generator)
+    for scale in (1.0, 1e3, 1e30):
+        answers = scale * torch.randn(40, 5, generator=generator)
+        torch.testing.assert_close(
+            cross_entropy(answers, targets), nn.functional.cross_entropy(answers, targets, reduction="none")
+        )
+    sure = torch.eye(5)[targets] * 12
+    torch.testing.assert_close(
+        cross_entropy(sure, targets), nn.functional.cross_entropy(sure, targets, reduction="none"), rtol=0, atol=5e-7
+    )
+
+
+def test_points_evaluated_together_have_the_losses_and_errors_of_points_in_turn():
+    torch.manual_seed(0)
+    x, y = torch.randn(30, 6), torch.randint(4, (30,))
+    net = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 4))
+    cases = [
+        (net, (x, y), None),
+        (net, (x, y), lambda a, t: (a.gather(1, t[:, None])[:, 0] - 1).abs()),
+        (nn.Linear(6, 1), ArraySample(inputs=x, targets=x[:, 0], regression=True), squared_error),
+    ]
+    for model, data, loss in cases:
+        target = objective(model, data, loss=loss)
+        axes = [axis(random_direction(model, k), -1.0, 1.0, 5) for k in range(2)]
+        one, many = (surface(target, axes, way=way) for way in (Way.IN_TURN, Way.TOGETHER))
+        np.testing.assert_allclose(many.loss, one.loss, rtol=1e-5)
+        np.testing.assert_allclose(many.rise_std, one.rise_std, rtol=1e-4, atol=1e-6)
+        if one.error is not None:
+            np.testing.assert_array_equal(many.error, one.error)

@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.optimization.directions import Direction, check_fit, named_state
-from nonvacuous.optimization.slices_objective import Objective, Statistics
+from nonvacuous.optimization.slices_objective import Objective, Statistics, cross_entropy, squared_error
 from nonvacuous.optimization.slices_restored import batch_norms, restored
 from nonvacuous.runtime.models import outputs
 from nonvacuous.runtime.values import Batch
@@ -34,6 +34,8 @@ MOST_TOGETHER = 1 << 24
 
 PROBES = 4
 """Points that a way is timed on."""
+MOST_PROBES, BRIEF = 32, 0.02
+"""Points that evaluating many at once is timed on: at most, and seconds that they may take one after the other."""
 SHORT, LONG = 0.003, 0.02
 """Seconds a point and batch below which calls, not products, take the time, so that many points at once may pay; above which one try
 tells enough."""
@@ -155,9 +157,9 @@ class Evaluation:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # that a rule is missing and torch loops: the timing says so
                     answers = vmap(one, in_dims=(0, None))(stacked, batch.inputs)
-                judged = [_judged(self.objective, a, batch.targets) for a in answers]
-                row.append(torch.stack([j[0] for j in judged]))
-                row_wrong += [torch.stack([j[1] for j in judged if j[1] is not None])] if self.objective.classify else []
+                judged = _judged_together(self.objective, answers, batch.targets)
+                row.append(judged.losses)
+                row_wrong += [] if judged.wrong is None else [judged.wrong]
             losses.append(torch.cat(row, 1).double().cpu())
             wrong += [torch.cat(row_wrong, 1).cpu()] if row_wrong else []
         return Losses(torch.cat(losses), torch.cat(wrong) if wrong else None)
@@ -192,9 +194,12 @@ class Evaluation:
             if taken[way] < PROBES * LONG:  # a second try, since what is short is easily disturbed
                 taken[way] = min(taken[way], self._timed(probe, way, few))
         plain = self.objective.statistics is Statistics.FROZEN or not batch_norms(self.objective.model)
-        if self.way is None and plain and min(taken.values()) < PROBES * SHORT:
+        if self.way is None and plain and (quickest := min(taken.values())) < PROBES * SHORT:
+            count = min(MOST_PROBES, max(PROBES, int(BRIEF * PROBES / max(quickest, 1e-9))))
+            many = torch.linspace(0.1, 0.4, count, dtype=torch.float64)[:, None].expand(count, len(self.directions))
             try:
-                taken[Way.TOGETHER] = 1.1 * min(self._timed(probe, Way.TOGETHER, few) for _ in range(2))
+                best = min(self._timed(many, Way.TOGETHER, few) for _ in range(2))
+                taken[Way.TOGETHER] = 1.1 * best * PROBES / count
             except (RuntimeError, InvalidInput):  # vmap has no rule for it, or the model looks at values
                 taken.pop(Way.TOGETHER, None)
         self.way = min(taken, key=lambda way: taken[way])
@@ -212,6 +217,17 @@ class Evaluation:
 def _judged(objective: Objective, answers: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
     losses = objective.losses(answers, targets)
     return losses, _wrong(answers, targets) if objective.classify else None
+
+
+def _judged_together(objective: Objective, answers: Tensor, targets: Tensor) -> Losses:
+    """Losses and errors [p, b] of answers [p, b, …]; a loss of the user's own sees the points one by one."""
+    if objective.loss not in (cross_entropy, squared_error) or answers.ndim != 3:
+        judged = [_judged(objective, a, targets) for a in answers]
+        wrong = torch.stack([j[1] for j in judged if j[1] is not None]) if objective.classify else None
+        return Losses(torch.stack([j[0] for j in judged]), wrong)
+    flat = _judged(objective, answers.flatten(0, 1), targets.repeat(len(answers), *[1] * (targets.ndim - 1)))
+    shape = answers.shape[:2]
+    return Losses(flat[0].reshape(shape), None if flat[1] is None else flat[1].reshape(shape))
 
 
 def _wrong(answers: Tensor, targets: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Statistics(Enum):
 
 def cross_entropy(answers: Tensor, targets: Tensor) -> Tensor:
     """−ln softmax(answers)[target], [b]; further axes of the outputs are averaged."""
+    if answers.ndim == 2 and targets.ndim == 1 and answers.shape[1] > 2 and targets.dtype == torch.int64:
+        shifted = answers - answers.amax(1, keepdim=True)  # several times faster here than torch's for few classes
+        return shifted.exp().sum(1).log() - shifted.gather(1, targets[:, None]).squeeze(1)
     losses = functional.cross_entropy(answers, targets, reduction="none")
     return losses if losses.ndim == 1 else losses.flatten(1).mean(1)
 
