@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 @click.option("--allow-overlap", is_flag=True, help="Go on when test examples also occur in the training sample.")
 @click.option("--landscape", "drawn", is_flag=True, help="Also draw the loss around the network: DIR/landscape.html.")
 @click.option(
+    "--random-labels", is_flag=True, help="Also train the architecture anew on random labels: its capacity, as an indicator."
+)
+@click.option(
     "--refit",
     metavar="TIME",
     help="Also train the architecture anew within TIME (90s, 20m): DIR/budget.html. See `nonvacuous budget`.",
@@ -75,6 +78,7 @@ def audit(
     input_range: str | None,
     allow_overlap: bool,
     drawn: bool,
+    random_labels: bool,
     refit: str | None,
     refit_epochs: float,
     force: bool,
@@ -96,6 +100,8 @@ def audit(
     refit_seconds = None if refit is None else seconds_of(refit)
     if refit is not None and (test_spec is None or spec.endswith(".pt2") or loss != "zero_one"):
         raise InvalidInput("--refit needs --test, a model that can be trained anew (no .pt2), and the loss zero_one")
+    if random_labels and spec.endswith(".pt2"):
+        raise InvalidInput("--random-labels trains the architecture anew, which an exported program (.pt2) does not allow")
     free_directory(out, force)
     require_weights(spec, weights)
 
@@ -123,6 +129,11 @@ def audit(
             name=spec,
             input_range=_two_numbers(input_range),
         )
+        if random_labels:
+            from nonvacuous.auditing.memorization import with_capacity
+            from nonvacuous.runtime.models import load_model
+
+            result = with_capacity(result, lambda: load_model(spec), train, progress=output.progress, device=place)
         result.save(out, force=force)
     except KeyboardInterrupt:
         raise Interrupted(f"nothing was written to {out}") from None
