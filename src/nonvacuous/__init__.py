@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from nonvacuous.auditing.refits import RefitBudget, budget
     from nonvacuous.auditing.result import Audit
     from nonvacuous.auditing.run import audit
+    from nonvacuous.auditing.series import Series
+    from nonvacuous.bounds.mixing import Mixing
     from nonvacuous.core.certificate import Certificate, Indicator
     from nonvacuous.learning.method import Certified
     from nonvacuous.learning.run import certify
@@ -23,7 +25,9 @@ __all__ = [
     "Certificate",
     "Certified",
     "Indicator",
+    "Mixing",
     "RefitBudget",
+    "Series",
     "__version__",
     "audit",
     "budget",
@@ -35,6 +39,8 @@ _HOME = {
     "Audit": "nonvacuous.auditing.result",
     "audit": "nonvacuous.auditing.run",
     "verify": "nonvacuous.auditing.levels",
+    "Series": "nonvacuous.auditing.series",
+    "Mixing": "nonvacuous.bounds.mixing",
     "RefitBudget": "nonvacuous.auditing.refits",
     "budget": "nonvacuous.auditing.refits",
     "Certified": "nonvacuous.learning.method",

@@ -33,7 +33,7 @@ def main() -> None:
 
     MODEL is mlp:64-64-10, convnet:28x28x1-10, linear:30-2, or pkg.module:factory (a file in the current directory will do).
     DATA is digits, breast-cancer, fashion-mnist, file.npz (arrays x and y), a .csv or .parquet table, a folder of images,
-    hf:NAME, or pkg.module:factory.
+    hf:NAME, series:elnino:lags=12 (a series split by time), or pkg.module:factory.
     """
 
 

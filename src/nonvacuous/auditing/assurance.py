@@ -28,6 +28,8 @@ OBJECTIVES = {
 
 HEADINGS = {
     "iid": "Independent examples from the operation in view",
+    "mixing": "Dependence that fades as fast as stated",
+    "stationary": "A stationary series",
     "fixed_predictor": "Predictor fixed before the held-out data were seen",
     "bounded_loss": "Loss between 0 and 1",
     "data_free_prior": "Prior chosen without the training data",
@@ -42,6 +44,14 @@ ARGUMENTS = {
     "iid": (
         "How were the examples collected? Say why one example tells nothing about another (no duplicates, no frames of one scene "
         "on both sides of the split), and why the sample represents the ODD in the proportions of use. Related objective: DM-08."
+    ),
+    "mixing": (
+        "What is known of the process that makes the series, and why does it forget this fast? No test of the series can show it, and "
+        "an assumption chosen after looking at the value it gives is none. Related objective: DM-08."
+    ),
+    "stationary": (
+        "Why is there no trend, no season and no drift, from training to use? Say what would end it, and who watches for it. Related "
+        "objective: DM-08."
     ),
     "fixed_predictor": (
         "Who held the test data set, and when was it first read? Say why no training, early stopping, choice of model, "
@@ -143,4 +153,9 @@ def limits(certificate: Certificate, held_out: bool) -> tuple[str, ...]:
         "How probable it is that this very statement is true: δ is how often the procedure may fail over all samples.",
     )
     reuse = ("Anything once the held-out sample has served to choose or tune: it must be fresh.",) if held_out else ()
-    return (*((other,) if other else ()), *general, *reuse)
+    assumed = next((a.statement.rpartition("Stated: ")[2] for a in certificate.hypotheses if a.name == "mixing"), None)
+    series = (
+        f"Anything unless the series forgets as fast as was assumed, not measured: {assumed} It speaks of the long run, not of the time "
+        "just after what was seen.",
+    )
+    return (*(series if assumed else ()), *((other,) if other else ()), *general, *reuse)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nonvacuous.auditing.plan import Planned
+from nonvacuous.auditing.series import contradicted, stated
 from nonvacuous.core.bound import DRAWN_ONCE, Bound, Direction, Hypothesis, Predictor, Sample
 from nonvacuous.core.certificate import Assumption, Certificate
 from nonvacuous.measures import margins
@@ -94,7 +95,7 @@ def certificate(
         value=bound.solve(evidence, left),
         loss=subject.loss.name,
         predictor=predictor.name.lower(),
-        hypotheses=tuple(assumption(hypothesis, subject) for hypothesis in (*bound.hypotheses, *sampled)),
+        hypotheses=tuple(stated(assumption(hypothesis, subject), bound) for hypothesis in (*bound.hypotheses, *sampled)),
         digests=digests,
         measurement=measurement,
         measurement_delta=planned.measuring,
@@ -120,6 +121,8 @@ def assumption(hypothesis: Hypothesis, subject: Subject) -> Assumption:
     note = ""
     if hypothesis.name == "bounded_loss":
         note = f"Every value of {subject.loss.name} was checked to lie in [0, 1]."
+    elif hypothesis.name == "iid":
+        note = contradicted(subject.once("dependence", lambda: None))
     elif hypothesis.name == "data_free_prior":
         note = (
             "The prior's means are zero."

@@ -8,8 +8,10 @@ import numpy as np
 
 from nonvacuous.auditing.budget import Budget, budget
 from nonvacuous.auditing.plan import LOWER
-from nonvacuous.auditing.result import Facts, SampleFacts
+from nonvacuous.auditing.result import Dependence, Facts, SampleFacts
+from nonvacuous.auditing.series import Series, lower_blocks
 from nonvacuous.bounds.heldout import BettingBound, BinomialTailBound, rounded_up
+from nonvacuous.bounds.mixing import IndependentBlocksBound
 from nonvacuous.core.certificate import Certificate, Indicator
 from nonvacuous.core.ledger import Ledger
 from nonvacuous.core.measured import Kind, Measured
@@ -21,7 +23,9 @@ from nonvacuous.runtime.data import Sample, conflict_floor
 MARGIN_BINS = 40
 
 
-def facts(subject: Subject, name: str | None, delta: float, seed: int, seconds: float) -> Facts:
+def facts(
+    subject: Subject, name: str | None, delta: float, seed: int, seconds: float, dependence: Dependence | None = None
+) -> Facts:
     """The audit's record of what it was given and what it did."""
     module, trials, test = subject.predictor.module, subject.trials, subject.test
     seen = [subject.train] if test is None else [subject.train, test]
@@ -44,6 +48,7 @@ def facts(subject: Subject, name: str | None, delta: float, seed: int, seconds: 
             "own": max(0.0, seconds - forward),
         },
         passes=examples / subject.train.n,
+        dependence=dependence,
     )
 
 
@@ -118,13 +123,20 @@ def _indicator(name: str, number: Measured, reason: str, unit: str, predictor: s
     return Indicator(name, number.lower, number.upper, reason, unit, predictor)
 
 
-def error_budget(subject: Subject, certificates: list[Certificate], ledger: Ledger) -> Budget:
-    """The budget's first form; see :mod:`nonvacuous.auditing.budget`."""
+def error_budget(
+    subject: Subject, certificates: list[Certificate], ledger: Ledger, independent: bool = True, series: Series | None = None
+) -> Budget:
+    """The budget's first form; see :mod:`nonvacuous.auditing.budget`. The risk has no lower end where nothing is known of dependence."""
     own = [c.value for c in certificates if c.predictor == "deterministic"]
     top = min(own, default=1.0)
     delta = sum(ledger.spent.values())
     certified = Measured(0.0, top, Kind.CONFIDENCE, delta) if own else Measured(0.0, 1.0, Kind.EXACT)
-    low = 0.0 if subject.test is None else lower_limit(subject.test, ledger.spent[LOWER], binary=subject.loss.binary)
+    low = 0.0
+    if subject.test is not None and independent:
+        low = lower_limit(subject.test, ledger.spent[LOWER], binary=subject.loss.binary)
+    elif subject.test is not None and series is not None:
+        blocks = lower_blocks(series, subject.test.n, ledger.spent[LOWER])
+        low = 0.0 if blocks is None else turned(subject.test, blocks, ledger.spent[LOWER])
     risk = Measured(min(low, top), top, Kind.CONFIDENCE, delta) if own or low > 0 else Measured(0.0, 1.0, Kind.EXACT)
     return budget(subject.train.risk, _floor(subject), risk, certified)
 
@@ -134,15 +146,23 @@ def lower_limit(seen: Observation, delta: float, *, binary: bool) -> float:
 
     Examples counted as errors only because training has seen them are counted as correct here.
     """
+    if not binary:
+        return turned(seen, BettingBound(), delta)
+    tail = BinomialTailBound()
+    top = tail.solve(tail.Evidence(errors=int(_gain(seen).sum()), n=seen.n), delta)
+    return max(0.0, nextafter(1.0 - top, 0.0))
+
+
+def turned(seen: Observation, bound: BettingBound | IndependentBlocksBound, delta: float) -> float:
+    """The same by a bound that reads the losses in their order."""
+    top = bound.solve(bound.Evidence(losses=rounded_up(_gain(seen).tolist()), n=seen.n), delta)
+    return max(0.0, nextafter(1.0 - top, 0.0))
+
+
+def _gain(seen: Observation) -> np.ndarray:
     gain = 1.0 - seen.losses
     gain[seen.counted] = 1.0
-    if binary:
-        tail = BinomialTailBound()
-        top = tail.solve(tail.Evidence(errors=int(gain.sum()), n=seen.n), delta)
-    else:
-        betting = BettingBound()
-        top = betting.solve(betting.Evidence(losses=rounded_up(gain.tolist()), n=seen.n), delta)
-    return max(0.0, nextafter(1.0 - top, 0.0))
+    return gain
 
 
 def _floor(subject: Subject) -> float:

@@ -34,8 +34,8 @@ class Need:
 
 
 def needs(certificates: Iterable[Certificate]) -> tuple[Need, ...]:
-    """A need for every vacuous certificate whose evidence counts examples."""
-    return tuple(_need(c) for c in certificates if c.vacuous and "n" in c.evidence)
+    """A need for every vacuous certificate whose evidence counts examples; a list of losses cannot be made longer by thought."""
+    return tuple(_need(c) for c in certificates if c.vacuous and "n" in c.evidence and "losses" not in c.evidence)
 
 
 def _need(certificate: Certificate) -> Need:

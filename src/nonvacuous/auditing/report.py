@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nonvacuous._version import __version__
-from nonvacuous.auditing import assurance, wording
+from nonvacuous.auditing import assurance, series, wording
 from nonvacuous.auditing.pages import environment, figure_data, plotly_script
 from nonvacuous.auditing.result import Audit
 from nonvacuous.core.bound import Sample
@@ -105,7 +105,7 @@ def warnings(audit: Audit) -> list[str]:
             f"{wording.plain(facts.overlap)} held-out examples also occur in the training sample. Each was counted as an error, "
             "and the whole held-out sample deserves suspicion."
         )
-    return says
+    return says + series.warnings(facts)
 
 
 def may_not_conclude(audit: Audit) -> list[str]:

@@ -14,6 +14,7 @@ from nonvacuous.auditing.needs import Need
 from nonvacuous.auditing.tangent import Tangent
 from nonvacuous.core.certificate import Certificate, Indicator
 from nonvacuous.core.measured import Measured
+from nonvacuous.measures.dependence import LEVEL as ALARM
 
 if TYPE_CHECKING:
     from nonvacuous.measures.curvature import CurvatureSummary
@@ -50,6 +51,34 @@ class SampleFacts:
 
 
 @dataclass(frozen=True)
+class Dependence:
+    """What is known of dependence in the held-out sample, in its order.
+
+    ``declared`` as a series; ``vouched`` independent whatever the test says; ``assumed`` of its dependence, in symbols, or empty;
+    ``p_value`` of the permutation test over ``lags`` lags on the first ``tested`` losses; ``drift_p_value`` of the test whether the
+    level moves (None: not tested).
+    """
+
+    declared: bool
+    vouched: bool
+    assumed: str
+    p_value: float
+    lags: int
+    tested: int
+    drift_p_value: float | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether the test found serial dependence."""
+        return self.p_value <= ALARM
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the test found that the level moves."""
+        return self.drift_p_value is not None and self.drift_p_value <= ALARM
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the audit recorded besides numbers with a guarantee."""
 
@@ -69,6 +98,8 @@ class Facts:
     """Wall time by phase: 'forward' is the model's own, the rest the audit's."""
     passes: float = 0.0
     """Forward-pass equivalents over the training sample."""
+    dependence: Dependence | None = None
+    """Serial dependence of the held-out sample; None without one."""
 
 
 @dataclass(frozen=True)

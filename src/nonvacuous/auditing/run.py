@@ -18,10 +18,12 @@ from nonvacuous.auditing.facts import error_budget, facts, indicators
 from nonvacuous.auditing.needs import needs
 from nonvacuous.auditing.plan import Plan, plan
 from nonvacuous.auditing.result import Audit, Skipped
+from nonvacuous.auditing.series import Series, demoted, demotes, dependence, needs_independence
+from nonvacuous.auditing.series import declared as series_of
 from nonvacuous.auditing.tangent import tangent
 from nonvacuous.auditing.trainability import checks
 from nonvacuous.core.bound import Predictor as Kinds
-from nonvacuous.core.certificate import Certificate
+from nonvacuous.core.certificate import Certificate, Indicator
 from nonvacuous.core.errors import InvalidInput, NonvacuousError
 from nonvacuous.core.ledger import check_delta
 from nonvacuous.measures import posterior
@@ -59,6 +61,7 @@ def audit(
     name: str | None = None,
     training_losses: Sequence[float] = (),
     input_range: tuple[float, float] | None = None,
+    series: Series | bool | None = None,
 ) -> Audit:
     """Certificates, indicators and the error budget of a trained model.
 
@@ -74,6 +77,9 @@ def audit(
         training_losses: mean training loss after each epoch, if recorded: the report compares it with what theorems predict.
         input_range: least and largest number that an input can hold in use, known beforehand (pixels / 255: ``(0, 1)``); bounds that
             need it are skipped without. Pictures of bytes and the built-in pictures declare their own.
+        series: True or a :class:`~nonvacuous.auditing.series.Series` where the examples, in their order, are stretches of a series:
+            theorems for independent examples then give indicators only, and certificates rest on the mixing that it states. False: a
+            person vouches for independence, whatever the test of the held-out losses finds. Absent, that test decides.
 
     Raises :class:`~nonvacuous.core.errors.InvalidInput` and its kin, each with a remedy.
     """
@@ -88,14 +94,25 @@ def audit(
         )
     samples = _samples(train, test, loss)
     begun = time.perf_counter()
-    declared = plan(delta, loss, held_out=samples[1] is not None, network=predictor.module is not None)
-    trials = _trial_count(samples[0], predictor.module) if any(p.predictor is Kinds.GIBBS for p in declared.planned) else 0
+    ordered, held_out, network = series_of(series, samples), samples[1].n if samples[1] else None, predictor.module is not None
+    independent = plan(delta, loss, held_out=held_out, network=network)
+    declared = independent if ordered is None else plan(delta, loss, held_out=held_out, network=network, series=ordered)
+    trials = _trial_count(samples[0], predictor.module) if any(p.predictor is Kinds.GIBBS for p in independent.planned) else 0
     with progress_bar(progress) as bar:
         seen = observed(predictor, samples, loss, batch_size, allow_overlap, bar)
         subject = Subject(predictor, loss, *samples, *seen, initial, input_range=checked_range(input_range))
         subject, skipped = _with_trials(subject, trials, seed, bar)
         weights = weights_digest(predictor.module) if predictor.module is not None else None
+        with bar.task("testing the held-out losses for dependence", None):
+            order = subject.once(
+                "dependence", lambda: dependence(subject, ordered, series is False, stream_seed(seed, "dependence"))
+            )
         certificates, more = _certificates(subject, declared, seed, weights, bar)
+        would_be: tuple[Indicator, ...] = ()
+        if order is not None and demotes(order):
+            all_of_them = certificates if ordered is None else _certificates(subject, independent, seed, weights, bar)[0]
+            would_be = demoted(all_of_them, order)
+            certificates = [c for c in certificates if not needs_independence(c)]
         with bar.task("measuring layers and slopes", None):
             made_of = anatomy(subject) if predictor.module is not None else None
         with bar.task("measuring the tangent kernel", None):
@@ -105,9 +122,9 @@ def audit(
     ladder = tuple(sorted(certificates, key=lambda c: (c.value, c.bound)))
     return Audit(
         certificates=ladder,
-        indicators=(*indicators(subject), *(kernel.indicators() if kernel is not None else ())),
-        budget=error_budget(subject, certificates, declared.ledger),
-        facts=facts(subject, name, delta, seed, time.perf_counter() - begun),
+        indicators=(*would_be, *indicators(subject), *(kernel.indicators() if kernel is not None else ())),
+        budget=error_budget(subject, certificates, declared.ledger, not demotes(order), ordered),
+        facts=facts(subject, name, delta, seed, time.perf_counter() - begun, order),
         skipped=(*declared.skipped, *skipped, *more),
         ledger=dict(declared.ledger.spent),
         trainability=checks(subject, training_losses),

@@ -27,7 +27,7 @@ from nonvacuous.core.bound import (
 from nonvacuous.core.errors import InvalidEvidence, InvalidInput
 from nonvacuous.core.quantities import MOST_EXAMPLES, is_number
 from nonvacuous.numerics.betting import bets, log_capital
-from nonvacuous.numerics.interval import Interval, iv, upper
+from nonvacuous.numerics.interval import Interval, enclose, iv, lower, upper
 from nonvacuous.numerics.tails import kl_bernoulli, log_binomial_cdf
 
 MIXING = Hypothesis(
@@ -84,10 +84,10 @@ class Mixing:
 
     def coefficient(self, lag: int) -> Interval:
         """β(``lag``) at most, as stated: 1 where nothing is assumed."""
-        if lag <= self.memory or lag < 1:
-            return iv.one
-        stated: Interval = iv.mpf(self.scale) * iv.mpf(self.rate) ** int(lag)
-        return stated if stated.b < iv.one else iv.one
+        stated = enclose(self.scale) * enclose(self.rate) ** max(int(lag), 1)
+        if lag > self.memory and lag >= 1 and stated.b < enclose(1):
+            return stated
+        return enclose(1)
 
     def lag_for(self, level: float) -> int:
         """The least lag with β(lag) ≤ ``level``, up to one step."""
@@ -153,7 +153,7 @@ class SeriesBlocks:
 
     def left(self, n: int, delta: float) -> Interval:
         """What is left of δ for the theorem on independent blocks; not positive where dependence eats it all."""
-        return iv.mpf(delta) - self.price(n)
+        return enclose(delta) - self.price(n)
 
     def check_length(self, e: Any) -> None:
         """Raise :class:`InvalidEvidence` unless the losses are ``n`` and fill a block."""
@@ -356,12 +356,8 @@ def _width(cut: SeriesBlocks, n: int, delta: float) -> float:
     lags = np.arange(1, min(cut.block, 1000))
     fading = cut.rate**lags if cut.scale else np.maximum(0.0, 1.0 - lags / (cut.memory + 1))
     variance = SPREAD * min(1.0, (1.0 + 2.0 * float((fading * (1.0 - lags / cut.block)).sum())) / cut.block)
-    confidence = -log(_lower(cut.left(n, delta)))
+    confidence = -log(lower(cut.left(n, delta)))
     return sqrt(2 * variance * confidence / cut.count(n)) + confidence / cut.count(n)
-
-
-def _lower(x: Interval) -> float:
-    return -upper(-x)
 
 
 def _shown(x: Interval) -> str:

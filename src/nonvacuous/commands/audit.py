@@ -20,6 +20,7 @@ from nonvacuous.core.ledger import check_delta
 
 if TYPE_CHECKING:
     from nonvacuous.auditing.result import Audit
+    from nonvacuous.bounds.mixing import Mixing
     from nonvacuous.core.certificate import Certificate
 
 
@@ -53,6 +54,24 @@ if TYPE_CHECKING:
     help="Least and largest number an input can hold (pixels: 0:1); bounds that need it are skipped without.",
 )
 @click.option("--allow-overlap", is_flag=True, help="Go on when test examples also occur in the training sample.")
+@click.option(
+    "--series/--independent",
+    "ordered",
+    default=None,
+    help="The examples are a series in this order, or are vouched independent; absent, a test of the held-out losses decides.",
+)
+@click.option(
+    "--mixing",
+    metavar="LAW",
+    help="What is assumed of a series: geometric:C,RHO (β(k) ≤ C·RHO^k) or m-dependent:M. Implies --series.",
+)
+@click.option(
+    "--span", type=int, metavar="W", help="Observations that an example reads, target included (series:… says it itself)."
+)
+@click.option(
+    "--gap", type=int, metavar="G", help="Observations left out between training and test (series:… says it itself)."
+)
+@click.option("--block", type=int, metavar="B", help="Examples in a block of a series; absent, chosen from their number.")
 @click.option("--landscape", "drawn", is_flag=True, help="Also draw the loss around the network: DIR/landscape.html.")
 @click.option(
     "--random-labels", is_flag=True, help="Also train the architecture anew on random labels: its capacity, as an indicator."
@@ -77,6 +96,11 @@ def audit(
     loss: str,
     input_range: str | None,
     allow_overlap: bool,
+    ordered: bool | None,
+    mixing: str | None,
+    span: int | None,
+    gap: int | None,
+    block: int | None,
     drawn: bool,
     random_labels: bool,
     refit: str | None,
@@ -104,8 +128,10 @@ def audit(
         raise InvalidInput("--random-labels trains the architecture anew, which an exported program (.pt2) does not allow")
     free_directory(out, force)
     require_weights(spec, weights)
+    law = _law(ordered, mixing, (span, gap, block))
 
     from nonvacuous.auditing.run import audit as run
+    from nonvacuous.auditing.series import Series
     from nonvacuous.runtime.training import resolved_device
 
     place = resolved_device(device)
@@ -128,6 +154,9 @@ def audit(
             allow_overlap=allow_overlap,
             name=spec,
             input_range=_two_numbers(input_range),
+            series=Series(law, span, gap, block)
+            if law is not None or (ordered and (span, gap, block) != (None,) * 3)
+            else ordered,
         )
         if random_labels:
             from nonvacuous.auditing.memorization import with_capacity
@@ -160,6 +189,19 @@ def audit(
         )
 
 
+def _law(ordered: bool | None, mixing: str | None, cut: tuple[int | None, ...]) -> Mixing | None:
+    """The assumption about a series, None where there is none; raises :class:`InvalidInput` where options contradict each other."""
+    from nonvacuous.bounds.mixing import Mixing
+
+    if ordered is False and (mixing is not None or any(cut)):
+        raise InvalidInput("--independent says that the examples are no series: leave out --mixing, --span, --gap and --block")
+    if mixing is None and ordered is None and any(number is not None for number in cut):
+        raise InvalidInput(
+            "--span, --gap and --block are about a series: say what is assumed of it with --mixing, or pass --series"
+        )
+    return None if mixing is None else Mixing.parse(mixing)
+
+
 def _two_numbers(text: str | None) -> tuple[float, float] | None:
     """LOW:HIGH as numbers."""
     if text is None:
@@ -172,7 +214,11 @@ def _two_numbers(text: str | None) -> tuple[float, float] | None:
 
 
 def _print(result: Audit, output: Output, out: Path) -> None:
+    from nonvacuous.auditing.series import warnings
+
     _headline(result, output)
+    for sentence in warnings(result.facts):
+        output.prose(f"Warning: {sentence}", hang=2)
     output.say()
     _ladder(result, output)
     _budget(result, output)

@@ -32,7 +32,7 @@ from nonvacuous.runtime.fingerprint import (
     overlap,
     sample_digest,
 )
-from nonvacuous.runtime.samples import BATCH_SIZE, ArraySample, DatasetSample, LoaderSample, Sample
+from nonvacuous.runtime.samples import BATCH_SIZE, ArraySample, DatasetSample, LoaderSample, Sample, Windows
 from nonvacuous.runtime.values import Batch, Inputs
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "LoaderSample",
     "Sample",
     "Split",
+    "Windows",
     "as_sample",
     "conflict_floor",
     "example_digests",

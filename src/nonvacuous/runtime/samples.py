@@ -24,13 +24,25 @@ BATCH_SIZE = 256
 Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True)
+class Windows:
+    """How examples read a series: ``span`` observations in a row each, target included, each example one step after the one before.
+
+    ``gap``: observations left out between the last that training reads and the first that the held-out stretch does.
+    """
+
+    span: int
+    gap: int
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sample(ABC):
     """``n`` examples in a fixed order, read in batches that are checked as they pass.
 
     name: how messages call it, "the training sample"; regression: targets are numbers, not classes; declared: the number of
     classes where it is known; notes: what was done to the data on the way, one plain sentence each; input_range: least and
-    largest number any input can hold, known beforehand (pixels), never read off the sample.
+    largest number any input can hold, known beforehand (pixels), never read off the sample; windows: how its
+    examples read a series, where it is a stretch of one.
     """
 
     name: str = "the sample"
@@ -38,6 +50,7 @@ class Sample(ABC):
     declared: int | None = None
     notes: tuple[str, ...] = ()
     input_range: tuple[float, float] | None = None
+    windows: Windows | None = None
     _found: list[int] = field(default_factory=list, repr=False)
 
     @property
@@ -176,7 +189,7 @@ class ArraySample(Sample):
 
     def subset(self, indices: Tensor, name: str) -> Sample:
         inputs, targets = self._rows(indices)
-        return replace(self, inputs=inputs, targets=targets, name=name, _found=[])
+        return replace(self, inputs=inputs, targets=targets, name=name, windows=None, _found=[])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -234,7 +247,7 @@ class DatasetSample(Sample):
         return iter(loader)
 
     def subset(self, indices: Tensor, name: str) -> Sample:
-        return replace(self, rows=indices if self.rows is None else self.rows[indices], name=name, _found=[])
+        return replace(self, rows=indices if self.rows is None else self.rows[indices], name=name, windows=None, _found=[])
 
 
 class _Items(Dataset[Any]):

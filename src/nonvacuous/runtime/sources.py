@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nonvacuous.core.errors import InvalidInput
-from nonvacuous.runtime import bundled, tables
+from nonvacuous.runtime import bundled, series, tables
 from nonvacuous.runtime.data import Role, Sample, as_sample
 from nonvacuous.runtime.factories import called, imported, is_factory_spec
 
@@ -20,7 +20,7 @@ NAMED: dict[str, Callable[[Role], Sample]] = {
 }
 POSSIBLE = (
     "digits; breast-cancer; fashion-mnist; file.npz (arrays x, y); an image folder (FOLDER/CLASS/picture.png); table.csv or "
-    "table.parquet (:label=COLUMN may follow); hf:NAME or hf:NAME:SPLIT; pkg.module:factory"
+    "table.parquet (:label=COLUMN may follow); hf:NAME or hf:NAME:SPLIT; series:NAME:lags=L; pkg.module:factory"
 )
 
 
@@ -39,6 +39,8 @@ def load(spec: str, part: Role = "train", *, classes: int | None = None, regress
         if regression:
             raise InvalidInput(f"{spec} has classes, not numbers, as targets. Leave regression out")
         return as_sample(NAMED[spec](part), part, classes=classes)
+    if spec.startswith("series:"):
+        return series.load_series(spec[len("series:") :], part, regression=regression)
     if spec.startswith("hf:"):
         return tables.hugging_face(spec[3:], part, **facts)
     text, _, label = spec.partition(":label=")
