@@ -118,6 +118,78 @@ def test_ascent_finds_no_less_than_the_start():
     assert near > at
 
 
+def pictures(normalizer=None, pool=None, seed=0):
+    """A convolution with stride, one with dilation, and a dense layer, each but the last with a normalizer."""
+    torch.manual_seed(seed)
+    first, second = nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 2, dilation=2, bias=False)
+    norm = [normalizer(4)] if normalizer else []
+    layers = [first, *norm, nn.ReLU(), second, *([normalizer(4)] if normalizer else []), nn.Tanh(), *([pool] if pool else [])]
+    with torch.no_grad():
+        first.weight.mul_(4)
+        second.weight.mul_(2)
+        shape = nn.Sequential(*layers)(torch.zeros(2, 2, 9, 9)).flatten(1).shape[1]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(shape, 3)).double()
+
+
+def images(n=6):
+    generator = torch.Generator().manual_seed(2)
+    return 2 * torch.randn(n, 2, 9, 9, generator=generator).double(), torch.arange(n) % 3
+
+
+PICTURES = {"none": None, "batch": nn.BatchNorm2d, "group": lambda c: nn.GroupNorm(2, c)}
+POOLS = {"none": None, "overlapping": nn.MaxPool2d(2, 1), "average": nn.AvgPool2d(2), "adaptive": nn.AdaptiveAvgPool2d(2)}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("pool", POOLS)
+def test_convolutions_lie_below_their_bounds_too(kind, pool):
+    model, (x, y) = pictures(PICTURES[kind], POOLS[pool]), images()
+    weights = [part.weight for part in model if isinstance(part, nn.Linear | nn.Conv2d)]
+    slopes = torch.autograd.grad(cross_entropy(model(x), y), weights)
+    found = gradient_bounds(model, x)
+    assert len(found.layers) == 3
+    for layer, slope in zip(found.layers, slopes, strict=True):
+        assert 0 < float(slope.norm()) <= layer.gradient < math.inf
+    for radius in (1e-3, 0.3):
+        bound = gradient_bounds(model, x, radius=radius).lipschitz.upper
+        assert found.lipschitz.upper < bound
+        assert 0 < steepest_seen(model, cross_entropy, x, y, radius, starts=1, steps=3).lower <= bound
+    model.eval()
+    assert (
+        steepest_seen(model, cross_entropy, x, y, 0.1, starts=1, steps=1).lower
+        <= gradient_bounds(model, x, radius=0.1).lipschitz.upper
+    )
+
+
+def test_layer_norm_over_whole_pictures_and_a_convolution_that_attains_its_bound():
+    model, (x, y) = (
+        nn.Sequential(nn.Conv2d(2, 2, 1), nn.LayerNorm((2, 9, 9)), nn.Flatten(), nn.Linear(162, 3)).double(),
+        images(),
+    )
+    slope = torch.autograd.grad(cross_entropy(model(x), y), model[0].weight)[0]
+    assert float(slope.norm()) <= gradient_bounds(model, x).layers[0].gradient
+    one = nn.Sequential(nn.Conv2d(1, 1, 3, bias=False), nn.Flatten()).double()  # one place: a dense layer in disguise
+    patch = torch.arange(9.0).double().reshape(1, 1, 3, 3)
+    slope = torch.autograd.grad(one(patch).sum(), one[0].weight)[0]
+    found = gradient_bounds(one, patch, lipschitz=1.0).layers[0].gradient
+    assert float(slope.norm()) <= found <= float(slope.norm()) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (nn.Conv2d(2, 4, 3, groups=2), "groups=1"),
+        (nn.Conv2d(2, 4, 3, padding="same"), "groups=1"),
+        (nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), "zeros for padding"),
+        (nn.InstanceNorm2d(2), "InstanceNorm2d"),
+        (nn.Linear(9, 4), "Flatten"),
+    ],
+)
+def test_what_is_not_covered_for_pictures_is_named(layer, says):
+    with pytest.raises(UnsupportedModule, match=says):
+        gradient_bounds(nn.Sequential(nn.Conv2d(2, 2, 1), layer), images()[0])
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.operators.gradient_norms import gradient_norms
@@ -41,6 +42,31 @@ def test_decay_is_the_factor_of_orthogonal_layers():
     x, _ = data()
     decay = gradient_norms(nn.Sequential(*layers), mse_loss, [(x, torch.ones(12, 6, dtype=torch.float64))]).decay()
     assert decay.lower == pytest.approx(0.7) and decay.upper == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_parametrised_weights_are_the_matrices_that_multiply(training):
+    """Equal to the norms of a plain network with the same matrices; looking moves no vector of the power iteration."""
+    torch.manual_seed(0)
+    parts = [weight_norm(nn.Linear(6, 5)), nn.Tanh(), spectral_norm(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3)]
+    model = nn.Sequential(*parts).double()
+    x, y = data()
+    model.eval()
+    plain = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    for own, other in zip(model, plain, strict=True):
+        if isinstance(own, nn.Linear):
+            other.load_state_dict({"weight": own.weight.detach(), "bias": own.bias.detach()})
+    model.train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = gradient_norms(model, cross_entropy, [(x[:7], y[:7]), (x[7:], y[7:])])
+    expected = gradient_norms(plain, cross_entropy, [(x, y)])
+    rough = 0.2 if training else 1e-9  # a step of the power iteration on the way
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        assert one.name == other.name and one.weight > 0
+        assert one.weight == pytest.approx(other.weight, rel=rough) and one.relative == pytest.approx(
+            other.relative, rel=rough
+        )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_refusals():

@@ -11,6 +11,12 @@ is flattened. Here weights stay within ``radius``: Δ_i = radius · ‖H_{i−1}
 y_i, and σ ≥ σ₀ − Δ_i/√m, since a standard deviation of m numbers is 1/√m-Lipschitz. So the bound holds on the ball, which is convex, and
 is a Lipschitz constant of F there.
 
+For a convolution y_i = W_i h_{i−1} with the patches of h_{i−1} for its rows, so that ‖H_{i−1}‖₂ is the norm of the matrix of all patches
+[n · places, channels · kernel], and ‖W_k‖₂ the operator norm of the convolution on these pictures. A change e of h_{i−1} changes the
+patches by at most √q ‖e‖_F, q the largest number of patches that a pixel is in; the same √q turns ‖ΔW‖_F into a bound of ΔW as an
+operator. Batch norm's statistics then run over examples and places. Pooling enters by its Lipschitz constant. Not covered: groups of
+channels, padding by other than zeros or by a word, normalization over instances, and anything that is no chain (residual connections).
+
 A normalizer flattens where σ > γ, and steepens where σ < γ: both are shown by `gradient_bounds` of the network with and without it.
 """
 
@@ -28,6 +34,7 @@ from nonvacuous.core.errors import InvalidInput, UnsupportedModule
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.operators.copies import float64_copy
 from nonvacuous.operators.normalizers import centred_scale_norm
+from nonvacuous.operators.norms import spectral_norm
 
 __all__ = ["CROSS_ENTROPY", "LayerBound", "SteepnessBounds", "gradient_bounds", "steepest_seen"]
 
@@ -35,13 +42,15 @@ CROSS_ENTROPY = math.sqrt(2)
 """Lipschitz constant of the cross entropy of one example by its scores, in ℓ2: ‖p − e_y‖₂ < √2."""
 CONTRACTIONS = (nn.ReLU, nn.Tanh, nn.Identity, nn.ReLU6, nn.Softsign)
 """Activations with slope at most 1 that keep 0."""
-NORMALIZERS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d)
+NORMALIZERS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+WEIGHTED = (nn.Linear, nn.Conv2d)
 MARGIN = 1 + 1e-9
 
 
 @dataclass(frozen=True)
 class LayerBound:
-    """One dense layer: ``gradient`` ≥ ‖∂F/∂W‖_F on the ball; ``normalizer``, the constant of the one right behind it (1 without)."""
+    """A layer: ``gradient`` ≥ ‖∂F/∂W‖_F on the ball; ``normalizer``, the constant of those behind it until the next (1 without)."""
 
     name: str
     gradient: float
@@ -68,21 +77,24 @@ class SteepnessBounds:
 
 @dataclass
 class _Stage:
-    """A dense layer on its way: its name, ‖W‖₂ + radius, ‖H‖ bound of its input, and the constant of all until the next one."""
+    """A layer with weights on its way: its name, bounds of ‖W‖₂ on the ball and of ‖H‖, the matrix that it receives, and the constants
+    of the normalizers and of the pooling until the next one.
+    """
 
     name: str
     norm: float
     received: float
     normalizer: float = 1.0
+    pooling: float = 1.0
 
 
 @torch.no_grad()
 def gradient_bounds(model: nn.Sequential, x: Tensor, lipschitz: float = CROSS_ENTROPY, radius: float = 0.0) -> SteepnessBounds:
-    """Bounds for a chain of dense layers, normalizers and contractions on inputs x [n, d], in the modes in which they are.
+    """Bounds for a chain of dense layers, convolutions, normalizers, pooling and contractions on inputs x [n, …], in their modes.
 
     Args:
         lipschitz: ℓ of one example's loss in its outputs; the mean over x of that is F.
-        radius: ‖W_k − W_k⁰‖_F ≤ radius for every dense layer; biases and the normalizers' own parameters stay.
+        radius: ‖W_k − W_k⁰‖_F ≤ radius for every layer's matrix or kernel; biases and the normalizers' own parameters stay.
 
     Batch norm in training mode takes its statistics from x, in evaluation mode its running ones. Raises UnsupportedModule for other
     parts, InvalidInput for x that is empty or not finite, and numbers out of range.
@@ -91,13 +103,14 @@ def gradient_bounds(model: nn.Sequential, x: Tensor, lipschitz: float = CROSS_EN
     if not 0 <= lipschitz < math.inf or not 0 <= radius < math.inf:
         raise InvalidInput(f"a Lipschitz constant {lipschitz!r} and radius {radius!r}: both are finite and at least 0")
     stages: list[_Stage] = []
-    values, change = float64_copy(nn.Flatten())(x), 0.0
+    pictures = any(isinstance(part, nn.Conv2d) for part in model)
+    values, change = x if pictures else x.flatten(1), 0.0
     for name, part in float64_copy(model).named_children():
         part.train(model.get_submodule(name).training)
-        if isinstance(part, nn.Linear):
-            size = float(torch.linalg.matrix_norm(values, 2))
-            norm = float(torch.linalg.matrix_norm(part.weight, 2)) + radius
-            stages.append(_Stage(name, norm * MARGIN, (size + change) * MARGIN))
+        if isinstance(part, WEIGHTED):
+            size, overlap, norm = _received(name, part, values)
+            norm += overlap * radius
+            stages.append(_Stage(name, norm * MARGIN, (size + overlap * change) * MARGIN))
             change = radius * size + norm * change
         elif isinstance(part, NORMALIZERS):
             if not stages:
@@ -105,14 +118,19 @@ def gradient_bounds(model: nn.Sequential, x: Tensor, lipschitz: float = CROSS_EN
             constant = _constant(part, values, change) * MARGIN
             stages[-1].normalizer *= constant
             change = change * constant if change else 0.0
+        elif isinstance(part, POOLS):
+            constant = spectral_norm(part, values.shape[1:]).upper * MARGIN
+            if stages:
+                stages[-1].pooling *= constant
+            change *= constant
         elif not isinstance(part, (*CONTRACTIONS, nn.Flatten)):
-            raise UnsupportedModule(f"{name} is a {type(part).__name__}: chains of Linear, {_known()} only")
+            raise UnsupportedModule(f"{name} is a {type(part).__name__}: chains of Linear, Conv2d, {_known()} only")
         values = part(values)
     if not stages:
-        raise InvalidInput("the model has no dense layer: there are no weights to bound gradients of")
+        raise InvalidInput("the model has no dense layer or convolution: there are no weights to bound gradients of")
     slope, found = lipschitz / math.sqrt(len(x)), []
     for stage in reversed(stages):
-        slope *= stage.normalizer
+        slope *= stage.normalizer * stage.pooling
         found.append(LayerBound(stage.name, slope * stage.received * MARGIN, stage.normalizer))
         slope *= stage.norm
     return SteepnessBounds(tuple(reversed(found)), radius)
@@ -141,9 +159,9 @@ def steepest_seen(
     for name, part in own.named_modules():
         part.train(model.get_submodule(name).training)
     own.requires_grad_(False)
-    weights = [part.weight.requires_grad_(True) for part in own.modules() if isinstance(part, nn.Linear)]
+    weights = [part.weight.requires_grad_(True) for part in own.modules() if isinstance(part, WEIGHTED)]
     if not weights:
-        raise InvalidInput("the model has no dense layer: there are no weights to move")
+        raise InvalidInput("the model has no dense layer or convolution: there are no weights to move")
     centres = [w.detach().clone() for w in weights]
     generator = torch.Generator().manual_seed(seed)
     best = _slope(own, loss, x, y, weights)[0]
@@ -177,28 +195,55 @@ def _slope(model: nn.Module, loss: Any, x: Tensor, y: Tensor, weights: list[Any]
     return float(norm.detach()), [torch.zeros_like(w) if r is None else r for w, r in zip(weights, rises, strict=True)]
 
 
+def _received(name: str, part: Any, values: Tensor) -> tuple[float, float, float]:
+    """‖H‖₂ of the rows that the layer multiplies, how much a change of its input may grow in them, and the layer's operator norm."""
+    if isinstance(part, nn.Linear):
+        if values.ndim != 2:
+            raise UnsupportedModule(f"{name}: a dense layer on {tuple(values.shape[1:])}; put a Flatten before it")
+        return float(torch.linalg.matrix_norm(values, 2)), 1.0, float(torch.linalg.matrix_norm(part.weight, 2))
+    if part.groups != 1 or isinstance(part.padding, str) or part.padding_mode != "zeros":
+        raise UnsupportedModule(
+            f"{name}: {part}; only convolutions of all channels (groups=1) with zeros for padding, given as numbers, are covered"
+        )
+    if values.ndim != 4 or values.shape[1] != part.in_channels:
+        raise InvalidInput(
+            f"{name}: a convolution of {part.in_channels} channels receives {tuple(values.shape)}, not [n, c, h, w]"
+        )
+    patches = nn.Unfold(part.kernel_size, part.dilation, part.padding, part.stride)
+    gram = torch.zeros(part.weight[0].numel(), part.weight[0].numel(), dtype=torch.float64, device=values.device)
+    for some in values.split(max(1, (1 << 22) // max(1, values[0].numel() * part.kernel_size[0] * part.kernel_size[1]))):
+        rows = patches(some)
+        gram += torch.einsum("nil,njl->ij", rows, rows)
+    size = math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[-1]))) * MARGIN
+    shape = tuple(values.shape[1:])
+    return size, spectral_norm(patches, shape).upper, spectral_norm(part, shape).upper
+
+
 def _constant(part: Any, values: Tensor, change: float) -> float:
     """The normalizer's Lipschitz constant on the ball of radius ``change`` about the batch ``values`` [n, d], as a map of batches."""
-    width = values.shape[1]
+    width, places = values.shape[1], math.prod(values.shape[2:])
     gamma = torch.ones(width, dtype=torch.float64, device=values.device) if part.weight is None else part.weight.double()
-    if isinstance(part, nn.BatchNorm1d):
+    if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
         if part.training or part.running_var is None:
-            deviation = values.std(0, correction=0) - change / math.sqrt(len(values))
+            rows = values.movedim(1, -1).reshape(-1, width)
+            deviation = rows.std(0, correction=0) - change / math.sqrt(len(rows))
             return float((gamma.abs() / (deviation.clamp_min(0.0).square() + part.eps).sqrt()).max())
         return float((gamma.abs() / (part.running_var + part.eps).sqrt()).max())
-    if isinstance(part, nn.LayerNorm) and part.normalized_shape != (width,):
-        raise UnsupportedModule(f"LayerNorm over {tuple(part.normalized_shape)} of {width} features: over all of them only")
+    if isinstance(part, nn.LayerNorm) and part.normalized_shape != tuple(values.shape[1:]):
+        whole = tuple(values.shape[1:])
+        raise UnsupportedModule(f"LayerNorm over {tuple(part.normalized_shape)} of {whole} features: over all of them only")
     groups = part.num_groups if isinstance(part, nn.GroupNorm) else 1
     rows = values.reshape(len(values), groups, -1)
     deviation = rows.std(-1, correction=0) - change / math.sqrt(rows.shape[-1])
     spread = (deviation.clamp_min(0.0).square() + part.eps).sqrt().amin(0)
-    scales = [centred_scale_norm(row).upper for row in gamma.reshape(groups, -1)]
+    each = gamma.reshape(groups, -1)
+    scales = [centred_scale_norm(row).upper if places == 1 else float(row.abs().max()) for row in each]
     constants = [s / float(d) if float(d) else math.inf for s, d in zip(scales, spread, strict=True)]
     return max(constants)
 
 
 def _known() -> str:
-    return ", ".join(kind.__name__ for kind in (*NORMALIZERS, *CONTRACTIONS))
+    return ", ".join(kind.__name__ for kind in (*NORMALIZERS, *POOLS, *CONTRACTIONS))
 
 
 def _checked(model: Any, x: Any) -> Tensor:

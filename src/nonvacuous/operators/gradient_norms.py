@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
@@ -66,31 +67,33 @@ class GradientNorms:
 def gradient_norms(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> GradientNorms:
     """Norms for every layer that has a weight matrix or kernel of its own; arguments as in ``curvature.hessian``.
 
+    A parametrised weight (``weight_norm``, ``spectral_norm`` of ``torch.nn.utils.parametrizations``) is the matrix that it makes: the
+    one that multiplies, not the tensors that it is made of.
+
     Raises InvalidInput as ``curvature.gradient`` does, and where no layer has a trainable weight.
     """
     mean = MeanLoss(model, loss, batches)
-    layers = {
-        name: part
-        for name, part in model.named_modules()
-        if isinstance(weight := getattr(part, "weight", None), Tensor) and weight.ndim >= 2 and weight.requires_grad
-    }
+    layers = {name: part for name, part in model.named_modules() if _has_own_matrix(part)}
     order: list[str] = []
     signals: dict[str, float] = {}
     totals: dict[str, Tensor] = {}
+    sizes: dict[str, float] = {}
     for batch in mean:
         outputs: dict[str, Tensor] = {}
 
         hooks = [part.register_forward_hook(_keeping(name, outputs)) for name, part in layers.items()]
         try:
-            value = mean.value(mean.outputs(batch), batch)
+            with parametrize.cached():  # so that the weight asked for is the very tensor that was used
+                value = mean.value(mean.outputs(batch), batch)
+                names = list(outputs)
+                weights = [layers[name].weight for name in names]
         finally:
             for hook in hooks:
                 hook.remove()
-        names = list(outputs)
         if not names:
             break
         order.extend(name for name in names if name not in totals)
-        weights = [layers[name].weight for name in names]
+        sizes |= {name: float(torch.linalg.vector_norm(w.detach().double())) for name, w in zip(names, weights, strict=True)}
         found = torch.autograd.grad(value, [*weights, *outputs.values()], allow_unused=True)
         for name, by_weight, by_output in zip(names, found[: len(names)], found[len(names) :], strict=True):
             step = torch.zeros(()) if by_weight is None else by_weight * batch.share
@@ -103,9 +106,18 @@ def gradient_norms(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Grad
         raise InvalidInput("no layer with a trainable weight matrix or kernel ran: there are no gradients by depth")
     rows = []
     for depth, name in enumerate(order):
-        norm, size = (float(torch.linalg.vector_norm(t.double())) for t in (totals[name], layers[name].weight.detach()))
+        norm, size = float(torch.linalg.vector_norm(totals[name].double())), sizes[name]
         rows.append(LayerGradient(name, depth, norm, norm / size if size else math.inf, signals.get(name, 0.0)))
     return GradientNorms(tuple(rows))
+
+
+def _has_own_matrix(part: nn.Module) -> bool:
+    """Whether there is a trainable weight of two dimensions or more; a parametrised one is not computed for that."""
+    if parametrize.is_parametrized(part, "weight"):
+        made_of = list(part.parametrizations["weight"].parameters(recurse=False))
+        return any(p.ndim >= 2 for p in made_of) and any(p.requires_grad for p in made_of)
+    weight = getattr(part, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim >= 2 and weight.requires_grad
 
 
 def _keeping(name: str, outputs: dict[str, Tensor]) -> Callable[[nn.Module, Any, Any], None]:

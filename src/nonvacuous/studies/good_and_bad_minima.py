@@ -7,15 +7,19 @@ points alone. Both kinds fit the clean points; compared are their test accuracy,
 the basin: the share of random moves of a given length relative to the weights, per layer, from which training on the clean points comes
 back to a network with the same answers.
 
-``python -m nonvacuous.studies.good_and_bad_minima`` prints the table and the comparison.
+``python -m nonvacuous.studies.good_and_bad_minima --out results/good_and_bad_minima.json`` prints the table and the comparison, and
+writes them, row by row.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -25,6 +29,7 @@ from torch.nn.functional import cross_entropy
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.operators.curvature import hessian
 from nonvacuous.operators.lanczos import top_eigenpairs
+from nonvacuous.runtime.factories import write_text
 from nonvacuous.runtime.models import mlp
 from nonvacuous.runtime.seeds import stream_seed
 from nonvacuous.runtime.stacked_training import Member, Stack, trained_stack
@@ -239,18 +244,32 @@ def _points(batch: Batch) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+RADII = (0.1, 0.2, 0.4)
+
+
 @click.command()
 @click.option("--points", default=60, help="Clean training points.")
 @click.option("--seeds", default=5)
-def main(points: int, seeds: int) -> None:
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the numbers.")
+def main(points: int, seeds: int, out: Path | None) -> None:
     """The table by width, and good against planted minima."""
     train, test = spirals(points, 0), spirals(1000, 1)
-    for row in by_width(train, test, seeds=seeds):
+    table: dict[str, Any] = {"points": points, "radii": RADII, "by_width": [], "minima": []}
+
+    def keep(part: str, row: dict[str, Any]) -> None:
+        table[part].append(row)
+        if out is not None:
+            write_text(out, json.dumps(table, indent=1, allow_nan=False) + "\n")
+
+    for width in WIDTHS:
+        (row,) = by_width(train, test, (width,), seeds=seeds)
+        keep("by_width", asdict(row))
         click.echo(f"hidden: {row.width:>3}  train {max(row.train):.1%}  test {sum(row.test) / len(row.test):.1%}")
     for poison in (0.0, 1.0, 2.0):
         found = planted(train, test, poison, seeds=seeds)
         for net, m in zip(found.networks, found.minima, strict=True):
-            back = [returned(net, train, test, radius) for radius in (0.1, 0.2, 0.4)]
+            back = [returned(net, train, test, radius) for radius in RADII]
+            keep("minima", asdict(m) | {"back": back})
             click.echo(f"poison {poison:g}  train {m.train:.1%}  test {m.test:.1%}  λ_max {m.top:.3g}  back {back}")
 
 
