@@ -15,7 +15,7 @@ from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.measures.lipschitz import RULES, register
 from nonvacuous.operators.rules import fits
 
-__all__ = ["CReLU", "Magnitude", "ModReLU", "SplitTanh", "ZReLU", "activation_constant"]
+__all__ = ["CReLU", "Magnitude", "ModReLU", "Split", "SplitTanh", "ZReLU", "activation_constant"]
 
 
 def complex_numbers(x: Tensor, layer: nn.Module) -> Tensor:
@@ -34,20 +34,30 @@ def finite(x: Tensor, what: str) -> Tensor:
     return x
 
 
-class CReLU(nn.Module):
+class Split(nn.Module):
+    """f(Re z) + i·f(Im z), number by number, for a real function :meth:`part`."""
+
+    def part(self, x: Tensor) -> Tensor:
+        """f, of a real tensor."""
+        raise NotImplementedError
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = complex_numbers(z, self)
+        return torch.complex(self.part(z.real), self.part(z.imag))
+
+
+class CReLU(Split):
     """ReLU(Re z) + i·ReLU(Im z), number by number.  1-Lipschitz, as ReLU is in every coordinate."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        z = complex_numbers(z, self)
-        return torch.complex(z.real.relu(), z.imag.relu())
+    def part(self, x: Tensor) -> Tensor:
+        return x.relu()
 
 
-class SplitTanh(nn.Module):
+class SplitTanh(Split):
     """tanh(Re z) + i·tanh(Im z), number by number.  1-Lipschitz."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        z = complex_numbers(z, self)
-        return torch.complex(z.real.tanh(), z.imag.tanh())
+    def part(self, x: Tensor) -> Tensor:
+        return x.tanh()
 
 
 class ZReLU(nn.Module):

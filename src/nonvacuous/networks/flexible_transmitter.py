@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.measures.lipschitz import register
-from nonvacuous.networks.complex_activations import CReLU, SplitTanh, activation_constant, finite
+from nonvacuous.networks.complex_activations import CReLU, Split, SplitTanh, activation_constant, finite
 from nonvacuous.operators.maps import Matrix
 from nonvacuous.operators.norms import spectral_norm_of
 from nonvacuous.operators.rules import checked, fits
@@ -121,10 +121,15 @@ class FlexibleTransmitter(nn.Module):
                 kept = self.memory_weight * memory + self.memory_bias
             else:
                 kept = F.linear(memory, self.memory_weight, self.memory_bias)
-            both = self.activation(torch.complex(to_signal - beta * kept, to_memory + alpha * kept))
-            signals.append(both.real)
-            memory = both.imag
+            signal, memory = self._activated(to_signal.sub(kept, alpha=beta), to_memory.add(kept, alpha=alpha))
+            signals.append(signal)
         return Transmission(torch.stack(signals, 1), memory)
+
+    def _activated(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.activation, Split):  # the same numbers, without complex ones between
+            return self.activation.part(real), self.activation.part(imaginary)
+        both = self.activation(torch.complex(real, imaginary))
+        return both.real, both.imag
 
     def _stimuli(self, x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[2] != self.inputs or x.shape[1] < 1:
@@ -225,7 +230,7 @@ def _constant(module: FlexibleTransmitter, shape: tuple[int, ...]) -> Measured:
     first = steep * spectral_norm_of(Matrix(checked(module, "weight", module.weight))).upper
     memory = checked(module, "memory_weight", module.memory_weight)
     kept = float(memory.double().abs().max()) if module.exclusive else spectral_norm_of(Matrix(memory)).upper
-    split = module.conversion.imag == 0 and type(module.activation) in (CReLU, SplitTanh)
+    split = module.conversion.imag == 0 and isinstance(module.activation, Split)
     grown = 0.0 if split else (shape[0] - 1) * max(0.0, math.log(steep * kept) if steep * kept > 0 else 0.0)
     if not math.isfinite(first) or grown > 700:
         return Measured(0.0, math.inf, Kind.EXACT)
