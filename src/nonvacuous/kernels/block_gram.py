@@ -7,7 +7,7 @@ solves with a Gram matrix needs no more than the stripes in turn.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -175,8 +175,12 @@ def computed_stripe(kernel: KernelFunction, inputs: Tensor, start: int, rows: in
     return values
 
 
-def gram(kernel: KernelFunction, inputs: Tensor, *, rows: int = ROWS, progress: Progress | None = None) -> Tensor:
+def gram(
+    kernel: KernelFunction, inputs: Tensor, *, rows: int = ROWS, processes: int = 1, progress: Progress | None = None
+) -> Tensor:
     """The whole Gram matrix ``[n, n]``, symmetric to the last bit: half of the entries are computed, the others copied.
+
+    processes: how many compute stripes, each on one thread; see :mod:`~nonvacuous.kernels.gram_processes` for what the kernel then must be.
 
     Raises:
         InvalidInput: inputs of the wrong rank or not finite, or a kernel that gives another shape or numbers that are not finite.
@@ -184,12 +188,25 @@ def gram(kernel: KernelFunction, inputs: Tensor, *, rows: int = ROWS, progress: 
     striped = RecomputedGram(kernel, inputs, rows)
     out = torch.empty(striped.n, striped.n, dtype=striped.dtype, device=inputs.device)
     with (progress or Progress()).task("Gram matrix", entries(striped.n)) as advance:
-        for start, values in striped.stripes():
+        for start, values in computed_stripes(kernel, inputs, rows, striped.starts, processes):
             end = start + len(values)
             out[start:end, :end] = values
             out[:start, start:end] = values[:, :start].T
             advance(values.numel())
     return out
+
+
+def computed_stripes(
+    kernel: KernelFunction, inputs: Tensor, rows: int, starts: Iterable[int], processes: int
+) -> Iterator[Stripe]:
+    """The stripes that begin at ``starts``, as they are done."""
+    if processes != 1:
+        from nonvacuous.kernels.gram_processes import stripes_by_processes
+
+        yield from stripes_by_processes(kernel, inputs, rows, starts, processes)
+        return
+    for start in starts:
+        yield Stripe(start, computed_stripe(kernel, inputs, start, rows))
 
 
 def entries(n: int) -> int:

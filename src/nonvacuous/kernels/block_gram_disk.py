@@ -23,7 +23,7 @@ from nonvacuous.kernels.block_gram import (
     StripedGram,
     checked_inputs,
     computed_block,
-    computed_stripe,
+    computed_stripes,
     entries,
 )
 from nonvacuous.runtime.factories import replacement, write_text
@@ -58,6 +58,7 @@ def gram_on_disk(
     *,
     name: str,
     rows: int = ROWS,
+    processes: int = 1,
     progress: Progress | None = None,
 ) -> DiskGram:
     """The Gram matrix in ``directory``: what is there is checked and used, what is missing is computed and kept.
@@ -67,6 +68,7 @@ def gram_on_disk(
     Args:
         name: says which kernel it is ("ntk relu depth 3"); a directory made under another name is refused. Two small blocks are
             computed anew besides and compared.
+        processes: how many compute stripes, each on one thread; see :mod:`~nonvacuous.kernels.gram_processes`.
 
     Raises:
         InvalidInput: a directory with other content, of another matrix, damaged, or too small a disk.
@@ -81,15 +83,13 @@ def gram_on_disk(
     missing = [start for start in striped.starts if str(start) not in done]
     _check_space(place, len(inputs), rows, missing, inputs.element_size())
     with (progress or Progress()).task("Gram matrix on disk", entries(len(inputs))) as advance:
-        for start in striped.starts:
-            count = min(rows, len(inputs) - start)
-            if start in missing:
-                values = computed_stripe(kernel, inputs, start, rows)
-                done[str(start)] = _written(place, start, values)
-                _write_index(place, facts, done)
-            else:
-                _check_stripe(place, start, done[str(start)])
-            advance(count * (start + count))
+        for start in (start for start in striped.starts if start not in missing):
+            _check_stripe(place, start, done[str(start)])
+            advance(min(rows, len(inputs) - start) * (start + rows))
+        for start, values in computed_stripes(kernel, inputs, rows, missing, processes):
+            done[str(start)] = _written(place, start, values)
+            _write_index(place, facts, done)
+            advance(values.numel())
     _check_sample(striped, kernel, inputs)
     return striped
 

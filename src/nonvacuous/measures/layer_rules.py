@@ -19,6 +19,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 LAYER_NORMS = (nn.LayerNorm, nn.RMSNorm)
+NARROW = 32
+"""Keys of fewer numbers are slow on the right of a product."""
 RULED = frozenset((nn.Linear, nn.Embedding, nn.GroupNorm, *CONVOLUTIONS, *BATCH_NORMS, *INSTANCE_NORMS, *LAYER_NORMS))
 """Layers with a rule, by exact class."""
 
@@ -128,7 +130,9 @@ def _cheapest(keys: Tensor, cotangents: Tensor, task: Task, size: int) -> Factor
     if form is Outer or keys.dim() == 2:
         held = Outer(keys.contiguous(), cotangents.permute(0, 3, 2, 1).contiguous(), constant, size)
         return held if form is Outer else Rows(held.rows())
-    return Rows((cotangents.reshape(n, made_for * out, s) @ keys).view(n, made_for, -1))
+    flat = cotangents.reshape(n, made_for * out, s)
+    narrow = width < NARROW
+    return Rows(((keys.mT @ flat.mT).mT if narrow else flat @ keys).reshape(n, made_for, -1))
 
 
 def _one_mask(cotangents: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -193,7 +197,11 @@ def _affine(module: nn.Module, use: Use, wanted: tuple[str, ...], dtype: torch.d
     parts = []
     if "weight" in wanted:
         plain = _normalised(module, use.inputs).reshape(n, *form).to(dtype)
-        parts.append(torch.einsum("nmsc,nsc->nmc" if last else "nmcs,ncs->nmc", cotangents, plain))
+        product = torch.empty_like(
+            plain
+        )  # a direction's, while it is in the cache; a batched product would copy the cotangents
+        each = [torch.mul(cotangents[:, a], plain, out=product).sum(1 if last else 2) for a in range(m)]
+        parts.append(torch.stack(each, 1))
     if "bias" in wanted:
         parts.append(cotangents.sum(2 if last else 3))
     return torch.cat(parts, 2)
