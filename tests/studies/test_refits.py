@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.core.measured import Measured
 from nonvacuous.runtime.models import mlp
 from nonvacuous.runtime.widths import Widened
 from nonvacuous.studies import refitting
-from nonvacuous.studies.levers import levers, paired_gain
+from nonvacuous.studies.levers import Lever, contenders, levers, paired_gain
 from nonvacuous.studies.refits import Cell, Plan, Refit, plan
 from nonvacuous.studies.refitting import Refitted, World, refitted
 
@@ -47,6 +48,8 @@ def test_the_plan_visits_the_sizes_then_the_widths_then_the_corners() -> None:
     assert {c.width for c in made.cells if c.n == 1600} == {0.25, 0.5, 1.0, 2.0}
     assert made.rounds == (tuple(range(8)), tuple(range(8, 12)))
     assert [made.steps(1600, length) for length in made.lengths] == [100, 200, 400]
+    assert made.steps(200, 1.0) == 200  # as many steps on a smaller sample
+    assert dataclasses.replace(made, matched=False).steps(200, 1.0) == 25  # as many epochs
     assert {c.width for c in plan(1600, adjustable=False).cells} == {1.0}
     assert plan(1600, small=False).rounds[:2] == ((0,), (1,))
 
@@ -122,6 +125,21 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:
         refitted(many_directions(200), other, seconds=1000, folder=tmp_path, progress=False)
 
 
+def test_refits_of_another_network_or_sample_are_refused(tmp_path: Path) -> None:
+    small_run(tmp_path)
+    made = dataclasses.replace(plan(200, epochs=1, batch_size=50, replicates=3, seed=4), cells=(Cell(50, 1.0), Cell(200, 1.0)))
+    same = many_directions(200)
+    others = [
+        dataclasses.replace(same, factory=Widened("mlp:60-17-2")),
+        dataclasses.replace(same, targets=same.targets.flip(0)),
+        dataclasses.replace(same, test_inputs=same.test_inputs.flip(0)),
+    ]
+    for other in others:
+        with pytest.raises(InvalidInput, match="another run"):
+            refitted(other, made, seconds=1000, folder=tmp_path, progress=False)
+    assert refitted(same, made, seconds=1000, folder=tmp_path, progress=False).left == 0
+
+
 def test_too_little_time_is_said_before_anything_is_trained() -> None:
     made = plan(3200, epochs=2000, batch_size=8)
     with pytest.raises(InvalidInput, match="two points"):
@@ -147,7 +165,7 @@ def test_more_data_where_the_sample_is_small() -> None:
     assert best.name == "data"
     assert best.verdict == "helps"
     assert all(lever.gain.midpoint < best.gain.midpoint / 3 for lever in rest)
-    later = dataclasses.replace(run.plan, n=800, cells=(Cell(800, 1.0),), lengths=(1.0,))
+    later = dataclasses.replace(run.plan, n=800, epochs=20, cells=(Cell(800, 1.0),), lengths=(1.0,))  # as many steps
     twice = refitted(many_directions(800), later, seconds=10_000, progress=False)
     assert np.mean([r.risk for r in run.at(run.plan.base)]) - np.mean([r.risk for r in twice.refits]) in best.gain
 
@@ -166,6 +184,18 @@ def test_longer_training_where_it_stopped_early() -> None:
     best, *_ = levers(advice(many_directions(3000), made))
     assert best.name == "training"
     assert best.verdict == "helps"
+
+
+def lever(name: str, lower: float, upper: float) -> Lever:
+    return Lever(name, "", Measured.indicator(lower, upper), 1.0, "")
+
+
+def test_the_best_lever_stands_alone_only_where_no_interval_reaches_it() -> None:
+    data, width, training = lever("data", 0.03, 0.05), lever("width", -0.01, 0.02), lever("training", 0.01, 0.04)
+    assert contenders([data, width]) == [data]
+    assert contenders([data, training, width]) == [data, training]  # a tie, although one has the larger middle
+    assert contenders([data, lever("width", -0.1, 0.2)])[1].name == "width"  # undecided, and it may be the best
+    assert contenders([width, lever("training", -0.5, 0.1)]) == []  # none is sure to help
 
 
 def refit(replicate: int, losses: list[float]) -> Refit:

@@ -13,6 +13,7 @@ from nonvacuous.auditing import wording
 from nonvacuous.auditing.pages import as_data, environment, figure_data, plotly_script
 from nonvacuous.auditing.report import PARTS
 from nonvacuous.core.measured import Measured
+from nonvacuous.studies.levers import contenders
 from nonvacuous.studies.refits import Refit
 
 if TYPE_CHECKING:
@@ -25,7 +26,14 @@ CONFIG = {"displayModeBar": False, "responsive": True}
 def page(found: RefitBudget) -> str:
     """The report as HTML: works offline."""
     share = found.run.refits[0].losses.max() <= 1 and found.neighbour is not None
-    figures = {"parts": parts(found), "curve": curve(found), "lengths": lengths(found), "plane": plane(found)}
+    first = contenders(found.levers)
+    figures = {
+        "gains": gains(found, share),
+        "parts": parts(found),
+        "curve": curve(found),
+        "lengths": lengths(found),
+        "plane": plane(found),
+    }
     return (
         environment()
         .get_template("budget.html.j2")
@@ -35,7 +43,7 @@ def page(found: RefitBudget) -> str:
                 (p, interval(p.measured, share), wording.KINDS[p.measured.kind])
                 for p in (*found.budget.parts, found.budget.risk)
             ],
-            levers=[(x, interval(x.gain, share)) for x in found.levers],
+            levers=[(x, gained(x.gain, share), x in first) for x in found.levers],
             sentence=sentence(found, share),
             neighbour=None if found.neighbour is None else interval(found.neighbour, share),
             part_words=PARTS,
@@ -54,20 +62,58 @@ def interval(measured: Measured, share: bool) -> str:
     return f"{measured.lower:.4g} to {measured.upper:.4g}"
 
 
-def sentence(found: RefitBudget, share: bool = True) -> str:
-    """The advice in one sentence."""
-    helping = [x for x in found.levers if x.verdict == "helps"]
-    if not found.levers:
-        return "Too little was trained to compare levers: give more time."
-    if not helping:
-        return "No doubling of data, width or training is sure to lower the risk: the recipe is near what it can give."
-    best = helping[0]
+def gained(gain: Measured, share: bool) -> str:
+    """How far a risk falls: in percentage points, or in its own unit."""
     if share:
-        gain = f"{100 * best.gain.lower:.1f} to {100 * best.gain.upper:.1f} points"
-    else:
-        gain = f"{best.gain.lower:.3g} to {best.gain.upper:.3g}"
-    change = {"data": "more data", "width": "a wider network", "training": "longer training"}[best.name]
-    return f"First {change}: {best.change} lowers the risk by about {gain} at {best.cost:.1f} × the training time."
+        return f"{100 * gain.lower:.1f} to {100 * gain.upper:.1f} points"
+    return f"{gain.lower:.3g} to {gain.upper:.3g}"
+
+
+CHANGES = {"data": "more data", "width": "a wider network", "training": "longer training"}
+
+
+def sentence(found: RefitBudget, share: bool = True) -> str:
+    """The advice: what to do next, what it gains, what it costs, and what may gain as much."""
+    if not found.levers:
+        return "Too little was trained to compare more data, a wider network and longer training: give more time."
+    able = contenders(found.levers)
+    if not able:
+        return (
+            "Neither twice the data, nor twice the width, nor twice the training is sure to lower the risk: this recipe is near what it can"
+            " give. Look for another kind of network, or better inputs."
+        )
+    best, rivals = able[0], able[1:]
+    text = (
+        f"Do next: {CHANGES[best.name]} ({best.change}), which lowers the risk by {gained(best.gain, share)} at {best.cost:.1f} × the"
+        " training time"
+    )
+    if not rivals:
+        return f"{text}. It gains more than either of the others." if len(found.levers) == 3 else f"{text}."
+    others = " and ".join(f"{CHANGES[x.name]} ({x.change}: {gained(x.gain, share)} at {x.cost:.1f} ×)" for x in rivals)
+    return f"{text}. But {others} may gain as much: the intervals overlap, so which is best is not settled."
+
+
+def gains(found: RefitBudget, share: bool) -> go.Figure | None:
+    """What each doubling gains, as an interval."""
+    if not found.levers:
+        return None
+    unit = 100 if share else 1
+    figure = go.Figure()
+    for lever in found.levers[::-1]:
+        gain = lever.gain
+        color = BLUE if gain.lower > 0 else ORANGE if gain.upper < 0 else GREY
+        figure.add_scatter(
+            x=[unit * gain.lower, unit * gain.midpoint, unit * gain.upper],
+            y=[CHANGES[lever.name]] * 3,
+            mode="lines+markers",
+            line={"color": color, "width": 10},
+            marker={"size": [0, 12, 0], "color": color, "opacity": 1},
+            hovertext=f"{lever.change}: {gained(gain, share)}",
+            hoverinfo="text",
+            showlegend=False,
+        )
+    figure.add_vline(x=0, line_color=GREY, line_width=1)
+    return _laid(figure, "risk falls by (percentage points)" if share else "risk falls by", "", 220)
 
 
 def parts(found: RefitBudget) -> go.Figure:

@@ -28,7 +28,7 @@ from nonvacuous.runtime.models import initialise, outputs
 from nonvacuous.runtime.seeds import stream_seed
 from nonvacuous.runtime.widths import HOW, Widened
 from nonvacuous.studies.learning_curve import LearningCurve
-from nonvacuous.studies.levers import Lever, data_curve, levers
+from nonvacuous.studies.levers import Lever, contenders, data_curve, levers
 from nonvacuous.studies.nearest_neighbour import bayes_bracket, nearest_neighbour_errors
 from nonvacuous.studies.refits import FEWEST, plan
 from nonvacuous.studies.refitting import SMALL, Refitted, World, refitted
@@ -75,6 +75,7 @@ class RefitBudget:
                 }
                 for x in self.levers
             ],
+            "first": [x.name for x in contenders(self.levers)],
             "nearest_neighbour": None if self.neighbour is None else _interval(self.neighbour),
             "refits": [
                 {

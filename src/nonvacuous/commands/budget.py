@@ -31,7 +31,9 @@ REFITS = "refits"
 @click.option("--train", "train_spec", required=True, metavar="DATA", help="The sample that the recipe trains on.")
 @click.option("--test", "test_spec", metavar="DATA", help="A sample to measure on; absent: a fifth of the other is held out.")
 @click.option("--time", "time_text", default="20m", show_default=True, metavar="TIME", help="For all refits: 90s, 20m, 2h.")
-@click.option("--epochs", type=float, default=10, show_default=True, help="The recipe's; half and twice are seen too.")
+@click.option(
+    "--epochs", type=float, default=10, show_default=True, help="The recipe's, on all examples; half and twice are seen too."
+)
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="The recipe's step size.")
 @click.option(
     "--optimizer",
@@ -156,13 +158,13 @@ def seconds_of(text: str) -> float:
 
 def _print(found: RefitBudget, output: Output, out: Path) -> None:
     from nonvacuous.auditing import wording
-    from nonvacuous.auditing.refit_report import interval, sentence
+    from nonvacuous.auditing.refit_report import gained, interval, sentence
 
     share = found.neighbour is not None
-    output.head(sentence(found, share))
+    output.prose(sentence(found, share))
     output.say()
     columns = [
-        Column("  double"),
+        Column("  twice the"),
         Column("change", wraps=True),
         Column("risk falls by", right=True),
         Column("verdict"),
@@ -171,7 +173,7 @@ def _print(found: RefitBudget, output: Output, out: Path) -> None:
     ]
     output.table(
         columns,
-        [[f"  {x.name}", x.change, interval(x.gain, share), x.verdict, f"{x.cost:.1f} ×", x.how] for x in found.levers],
+        [[f"  {x.name}", x.change, gained(x.gain, share), x.verdict, f"{x.cost:.1f} ×", x.how] for x in found.levers],
     )
     output.say()
     output.head("Where the error is")

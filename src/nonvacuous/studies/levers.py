@@ -1,4 +1,8 @@
-"""What doubling the data, the width or the training would gain: measured where it was tried, extrapolated where it was not."""
+"""What doubling the data, the width or the training would gain: measured where it was tried, extrapolated where it was not.
+
+Data and training are told apart: twice the data is for as many steps, twice the training on as many examples.  (At as many epochs, a sample
+of twice the size also brings twice the steps, and a curve over sizes bends as training ends, which no power law foretells.)
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from nonvacuous.studies.learning_curve import LearningCurve, learning_curve
 from nonvacuous.studies.refits import Cell, Refit
 from nonvacuous.studies.refitting import Refitted
 
-__all__ = ["Lever", "data_curve", "levers", "paired_gain"]
+__all__ = ["Lever", "contenders", "data_curve", "levers", "paired_gain"]
 
 CONFIDENCE = 0.9
 
@@ -85,15 +89,15 @@ def levers(run: Refitted) -> list[Lever]:
         found.append(
             Lever(
                 "data",
-                f"{plan.n:,} → {2 * plan.n:,} examples",
+                f"{plan.n:,} → {2 * plan.n:,} examples, as many steps",
                 curve.gain(plan.n, 2 * plan.n),
-                2.0,
+                1.0,
                 f"extrapolated from {sizes} sample sizes by a power law with an offset",
             )
         )
     wide = run.at(Cell(plan.n, 2.0))
     if today and wide:
-        cost = _mean_seconds(wide) / _mean_seconds(today)
+        cost = max(1.0, _mean_seconds(wide) / _mean_seconds(today))  # what is below is the clock's noise
         more = wide[0].parameters / today[0].parameters
         found.append(
             Lever("width", f"twice as wide ({more:.1f} × the weights)", paired_gain(today, wide), cost, _measured(today, wide))
@@ -103,13 +107,20 @@ def levers(run: Refitted) -> list[Lever]:
         found.append(
             Lever(
                 "training",
-                f"{plan.epochs:g} → {2 * plan.epochs:g} epochs",
+                f"{plan.epochs:g} → {2 * plan.epochs:g} epochs, as many examples",
                 paired_gain(today, longer),
                 2.0,
                 _measured(today, longer),
             )
         )
     return sorted(found, key=lambda lever: -lever.gain.midpoint)
+
+
+def contenders(found: Sequence[Lever]) -> list[Lever]:
+    """The levers that help and may be the best: those whose interval reaches as high as the best lower end. One: it is the best."""
+    helping = [lever for lever in found if lever.verdict == "helps"]
+    best = max((lever.gain.lower for lever in helping), default=0.0)
+    return [lever for lever in found if helping and lever.gain.upper >= best and lever.gain.upper > 0]
 
 
 def _measured(before: Sequence[Refit], after: Sequence[Refit]) -> str:

@@ -48,7 +48,8 @@ class Plan:
     """What to train, most telling first.
 
     n: the whole sample; epochs: of the recipe, which is also seen after half and after twice as many; cells: in the order in which a
-    round visits them; rounds: each a set of replicates, whose examples and seeds differ.
+    round visits them; rounds: each a set of replicates, whose examples and seeds differ; matched: smaller samples are trained for as many
+    *steps* as the whole one, so that more data and longer training are told apart; otherwise for as many epochs.
     """
 
     n: int
@@ -60,6 +61,7 @@ class Plan:
     cells: tuple[Cell, ...]
     rounds: tuple[tuple[int, ...], ...]
     lengths: tuple[float, ...] = LENGTHS
+    matched: bool = True
 
     @property
     def units(self) -> list[Unit]:
@@ -67,8 +69,8 @@ class Plan:
         return [Unit(cell, replicates) for replicates in self.rounds for cell in self.cells]
 
     def steps(self, n: int, length: float) -> int:
-        """Optimizer steps of ``length`` times the recipe's epochs over n examples."""
-        return max(1, round(length * self.epochs * n / self.batch_size))
+        """Optimizer steps on n examples that make ``length`` times the recipe's training."""
+        return max(1, round(length * self.epochs * (self.n if self.matched else n) / self.batch_size))
 
     @property
     def base(self) -> Cell:

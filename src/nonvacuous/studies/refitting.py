@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch.multiprocessing import get_context
 from torch.nn.functional import cross_entropy, mse_loss
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.runtime.fingerprint import Fingerprint
 from nonvacuous.runtime.models import initialise
 from nonvacuous.runtime.seeds import stream_seed
 from nonvacuous.runtime.stacked_training import Member, Stack, trained_stack
@@ -53,6 +55,20 @@ class World:
         if self.classes is not None:
             return (outputs.argmax(-1) != targets).float()
         return (outputs.reshape(outputs.shape[:-1] if outputs.shape[-1] == 1 else outputs.shape) - targets) ** 2
+
+    def facts(self) -> dict[str, Any]:
+        """What tells one world from another: digests of both samples, the network's name and its shapes at width 1."""
+        seen, held = Fingerprint(), Fingerprint()
+        seen.update(self.inputs, self.targets)
+        held.update(self.test_inputs, self.test_targets)
+        shapes = [(name, list(x.shape)) for name, x in initialise(self.factory, 0).state_dict().items()]
+        return {
+            "train": seen.digest,
+            "test": held.digest,
+            "model": self.factory.name,
+            "network": shapes,
+            "classes": self.classes,
+        }
 
     def parameters(self, width: float) -> int:
         """Parameters of the network at a width."""
@@ -197,7 +213,7 @@ def refitted(
         InvalidInput: no time for two sample sizes, a folder of another run, or training that diverges.
     """
     begun = time.perf_counter()
-    kept = None if folder is None else Kept(folder, {**asdict(plan), "test": len(world.test_targets)})
+    kept = None if folder is None else Kept(folder, {**asdict(plan), **world.facts()})
     units = plan.units
     refits = [] if kept is None else [refit for unit in units for refit in kept.read(unit)]
     have = {(r.cell, r.replicate) for r in refits}
