@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     "--loss",
     default="zero_one",
     show_default=True,
-    help="zero_one, brier, bounded_cross_entropy[:P], clipped_squared:SCALE, clipped_absolute:SCALE.",
+    help="zero_one, brier, bounded_cross_entropy[:P], clipped_squared:SCALE, clipped_absolute:SCALE, missed:TOLERANCE.",
 )
 @click.option(
     "--input-range",

@@ -121,6 +121,11 @@ def clipped_absolute(scale: float) -> Loss:
     return _clipped("clipped_absolute", scale, torch.abs)
 
 
+def missed(tolerance: float) -> Loss:
+    """1 where |ŷ − y| > ``tolerance``, else 0: the share of values outside ŷ ± ``tolerance``, which must be fixed before the data."""
+    return _clipped("missed", tolerance, lambda difference: (difference.abs() > 1).to(difference.dtype))
+
+
 def _clipped(name: str, scale: float, shape: Callable[[Tensor], Tensor]) -> Loss:
     if not (isfinite(scale) and scale > 0):
         raise InvalidInput(f"the scale of {name} is a positive number in the units of y; got {scale}")
@@ -143,20 +148,21 @@ _WORDS: dict[str, Callable[..., Loss]] = {
     "bounded_cross_entropy": bounded_cross_entropy,
     "clipped_squared": clipped_squared,
     "clipped_absolute": clipped_absolute,
+    "missed": missed,
 }
 
 
 def named(word: str | Loss) -> Loss:
-    """The loss a word means: ``zero_one``, ``brier``, ``bounded_cross_entropy[:P]``, ``clipped_squared:SCALE`` or
-    ``clipped_absolute:SCALE``.
+    """The loss a word means: ``zero_one``, ``brier``, ``bounded_cross_entropy[:P]``, ``clipped_squared:SCALE``,
+    ``clipped_absolute:SCALE`` or ``missed:TOLERANCE``.
     """
     if isinstance(word, Loss):
         return word
     name, _, constant = str(word).partition(":")
-    if name not in _WORDS or (name.startswith("clipped") and not constant):
+    if name not in _WORDS or (name.startswith(("clipped", "missed")) and not constant):
         raise InvalidInput(
-            f"unknown loss {word!r:.60}; a loss is zero_one, brier, bounded_cross_entropy[:LEAST_PROBABILITY], clipped_squared:SCALE or "
-            "clipped_absolute:SCALE (SCALE in the units of y, fixed before the data), or a nonvacuous.measures.losses.Loss"
+            f"unknown loss {word!r:.60}; a loss is zero_one, brier, bounded_cross_entropy[:LEAST_PROBABILITY], clipped_squared:SCALE, "
+            "clipped_absolute:SCALE or missed:TOLERANCE (in the units of y, fixed before the data), or a nonvacuous.measures.losses.Loss"
         )
     try:
         return _WORDS[name](*([float(constant)] if constant else []))
