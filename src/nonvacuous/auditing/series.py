@@ -41,7 +41,8 @@ class Series:
     def _cut(self, n: int, share: float, block: int | None) -> SeriesBlocks:
         if self.mixing is None:
             raise InvalidInput("nothing was assumed of the dependence (--mixing)")
-        return chosen_blocks(n, share, self.mixing, span=self.span or 1, gap=self.gap or 0, block=block, spacing=self.spacing)
+        span, gap = 1 if self.span is None else self.span, self.gap or 0
+        return chosen_blocks(n, share, self.mixing, span=span, gap=gap, block=block, spacing=self.spacing)
 
 
 def declared(given: Series | bool | None, samples: tuple[Sample, Sample | None]) -> Series | None:
@@ -60,9 +61,7 @@ def declared(given: Series | bool | None, samples: tuple[Sample, Sample | None])
         raise InvalidInput(f"series is True, False or a nonvacuous.Series(mixing=…); got {given!r:.60}")
     series = given if isinstance(given, Series) else Series()
     if not (series.mixing is None or isinstance(series.mixing, Mixing)):
-        raise InvalidInput(
-            f"mixing is a nonvacuous.Mixing; got {series.mixing!r:.60}. Mixing.parse reads a text"
-        )
+        raise InvalidInput(f"mixing is a nonvacuous.Mixing; got {series.mixing!r:.60}. Mixing.parse reads a text")
     if known is not None:
         if (series.span is not None and series.span < known.span) or (series.gap is not None and series.gap > known.gap):
             raise InvalidInput(
@@ -74,7 +73,8 @@ def declared(given: Series | bool | None, samples: tuple[Sample, Sample | None])
             span=known.span if series.span is None else series.span,
             gap=known.gap if series.gap is None else series.gap,
         )
-    SeriesBlocks(span=series.span or 1, gap=series.gap or 0, block=series.block or 1, spacing=series.spacing or 0)
+    said = {name: getattr(series, name) for name in ("span", "gap", "block", "spacing")}
+    SeriesBlocks(**{name: number for name, number in said.items() if number is not None})  # refuses what is no number
     return series
 
 

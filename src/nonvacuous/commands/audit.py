@@ -193,7 +193,7 @@ def _law(ordered: bool | None, mixing: str | None, cut: tuple[int | None, ...]) 
     """The assumption about a series, None where there is none; raises :class:`InvalidInput` where options contradict each other."""
     from nonvacuous.bounds.mixing import Mixing
 
-    if ordered is False and (mixing is not None or any(cut)):
+    if ordered is False and (mixing is not None or any(number is not None for number in cut)):
         raise InvalidInput("--independent says that the examples are no series: leave out --mixing, --span, --gap and --block")
     if mixing is None and ordered is None and any(number is not None for number in cut):
         raise InvalidInput(
