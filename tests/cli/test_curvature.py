@@ -63,3 +63,76 @@ def test_refusals(run, weights, tmp_path):
         assert found.exit_code == 2 and says in found.output
         assert not (tmp_path / "x").exists()
     assert run("curvature", "--model", "mlp:64-8-10", "--train", "digits", "--out", str(tmp_path / "y")).exit_code == 2
+
+
+FACTORIES = """
+import torch
+from torch import nn
+
+class Rounded(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)).round().detach()
+
+class InPlace(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.mul_(0.5).flatten(1))
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient * 2
+
+class Special(nn.Module):
+    def forward(self, x):
+        return Once.apply(x)
+
+def rounded(): return Rounded(64, 10)
+def in_place(): return InPlace(64, 10)
+def once(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Special())
+def dropping(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout())
+def normed(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+def huge():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Linear(10, 10))
+    with torch.no_grad():
+        [part.weight.fill_(1e30) for part in net[1:]]
+    return net
+"""
+
+
+@pytest.fixture
+def factories(run, tmp_path, monkeypatch):
+    """A module of models that are hard to differentiate, importable by name; ``run`` with their common words."""
+    (tmp_path / "hard_models.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("--trust-model-code", "--train", "digits", "--examples", "120", "--steps", "4", "--probes", "1", "--top", "2")
+    return lambda name, *more: run("curvature", "--model", f"hard_models:{name}", "--out", name, *words, *more)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("rounded", (), "differentiably"),
+        ("in_place", (), "in place"),
+        ("once", (), "2 (Special)"),
+        ("dropping", ("--training-mode",), "dropout is at work in 2"),
+        ("huge", (), "finite loss"),
+    ],
+)
+def test_models_without_curvature_say_why(factories, tmp_path, name, options, says):
+    found = factories(name, *options)
+    assert found.exit_code in (1, 2) and says in " ".join(found.stderr.split()), found.stderr
+    assert not (tmp_path / name).exists()
+
+
+def test_batch_norm_in_both_modes_on_uneven_batches(factories, tmp_path):
+    values = []
+    for options in ((), ("--training-mode",)):
+        found = factories("normed", "--batch-size", "50", "--json", "-q", "--force", *options)  # 50, 50, 20
+        assert found.exit_code == 0, found.stderr
+        values.append(json.loads(found.stdout)["loss"])
+    assert values[0] != values[1]

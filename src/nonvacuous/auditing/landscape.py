@@ -305,3 +305,9 @@ def _height(s: Surface, heights: np.ndarray, at: np.ndarray) -> Sequence[float]:
 
     inside = np.stack([np.clip(at[:, k], c[0], c[-1]) for k, c in enumerate(s.coordinates)], 1)
     return [float(z) for z in RegularGridInterpolator(s.coordinates, heights)(inside)]
+
+
+def linked(report: str, file: str) -> str:
+    """The audit's page with a link to the landscape ``file`` beside it at the end of its contents; once, and only if it has contents."""
+    link, end = f'<li><a href="{file}">Loss landscape</a></li>', "</ul>\n</nav>"
+    return report if link in report else report.replace(end, f"{link}\n{end}", 1)

