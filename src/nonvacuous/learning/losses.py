@@ -63,9 +63,9 @@ class MarginDistributionLoss(nn.Module):
                0                            r − θ ≤ γ ≤ r + θ
                η ((γ − r − θ)/(r + θ))²     γ > r + θ
 
-    Lyu, Wang and Zhou, "Improving generalization of neural networks by leveraging margin distribution", Neural Networks 2022; after the
-    optimal margin distribution machine of Zhang and Zhou.  ℓ is convex in γ and bounds the 0–1 loss (ℓ(γ) ≥ 1 for γ ≤ 0); as a
-    function of the outputs it is convex for η = 0 only, as γ is concave in them.
+    Lyu, Wang and Zhou, "Improving generalization of deep neural networks by leveraging margin distribution", Neural Networks 2022
+    (arXiv:1812.10761); after the optimal margin distribution machine of Zhang and Zhou.  ℓ is convex in γ and bounds the 0–1 loss
+    (ℓ(γ) ≥ 1 for γ ≤ 0); as a function of the outputs it is convex for η = 0 only, as γ is concave in them.
 
     Args:
         mean: r, the margin aimed at. half_width: θ in [0, r), of the band without loss. trade_off: η ≥ 0, what a margin too large costs
