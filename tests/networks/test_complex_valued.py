@@ -214,6 +214,8 @@ class Unruled(nn.Module):
         (lambda: in_pairs(nn.Linear(2, 2)), "complex dtype"),
         (lambda: in_pairs(nn.Conv2d(2, 2, 3, groups=2, dtype=torch.cfloat)), "groups"),
         (lambda: global_upper(nn.Sequential(nn.Linear(3, 3), ComplexLinear(3, 2)), (3,)), "ComplexInput"),
+        (lambda: global_upper(nn.Sequential(ComplexInput(), nn.Linear(3, 2)), (3,)), "cannot be run"),
+        (lambda: cost(nn.Sequential(ComplexInput(), nn.Linear(3, 2)), torch.zeros(1, 3)), "cannot be run"),
     ],
 )
 def test_bad_input(wrong, says) -> None:

@@ -206,7 +206,7 @@ def sawtooth_layer() -> FlexibleTransmitter:
 
     tri(x) = 2·ReLU(x) − 4·ReLU(x − ½) folded t − 1 times has 2^(t−1) pieces.  On a real network of one hidden layer with N ReLUs, which
     has at most N + 1 pieces on a line, sup |f − tri^k| ≥ ½ if N + 1 < 2^k, as f − ½ would have to change sign 2^k times (Telgarsky 2015):
-    steps in time do what depth does, with 8 weights for any number of steps.  That is the exponential advantage over one hidden layer
+    steps in time do what depth does, with 10 parameters for any number of steps.  That is the exponential advantage over one hidden layer
     that arXiv:2111.06027 states for other functions.  An ordinary recurrent network folds as well: it is the memory that does it.
 
     >>> x = torch.zeros(1, 4, 1)
