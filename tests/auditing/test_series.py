@@ -108,6 +108,12 @@ def test_windows_say_themselves_that_they_are_a_series(split: object) -> None:
         nonvacuous.audit(persistence, train=split.kept, test=split.held_out, loss="clipped_absolute:4", series=False)
 
 
+def test_a_series_without_a_held_out_stretch_gets_no_certificate_either(split: object) -> None:
+    audit = nonvacuous.audit(persistence, train=split.kept, loss="clipped_absolute:4", series=Series(FORGETS))
+    assert audit.certificates == () and audit.facts.dependence.declared
+    assert "not independent draws" in " ".join(report.warnings(audit))
+
+
 def test_classes_get_the_binomial_on_spaced_examples(split: object) -> None:
     whole = windows(autoregression(4000), 3, gap=40, regression=False)
     torch.manual_seed(0)

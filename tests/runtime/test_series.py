@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nonvacuous
 from nonvacuous.core.errors import InvalidInput
-from nonvacuous.runtime.data import Windows
+from nonvacuous.runtime.data import Windows, hashed_split
 from nonvacuous.runtime.series import named, windows
 from nonvacuous.runtime.sources import load
 
@@ -50,6 +51,17 @@ def test_units_come_from_training_alone() -> None:
 def test_a_part_of_the_windows_is_no_stretch() -> None:
     kept = windows(np.arange(50.0), 3).kept
     assert kept.subset(torch.tensor([0, 5, 2]), "some").windows is None
+
+
+def test_windows_are_not_split_at_random_nor_certified_as_if_independent() -> None:
+    split = windows(np.sin(np.arange(200.0)), 3, regression=False)
+    for use in (
+        lambda: hashed_split(split.kept, 0.2),
+        lambda: nonvacuous.certify(lambda: torch.nn.Linear(3, 2), split.kept, method="holdout"),
+        lambda: nonvacuous.budget("mlp:3-4-2", split.kept, seconds=1.0),
+    ):
+        with pytest.raises(InvalidInput, match="windows of a series, which overlap"):
+            use()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from nonvacuous.core.measured import Kind, Measured
 from nonvacuous.learning.in_memory import held
 from nonvacuous.numerics.interval import iv
 from nonvacuous.numerics.tails import binomial_lower, binomial_upper
-from nonvacuous.runtime.data import as_sample, conflict_floor, hashed_split
+from nonvacuous.runtime.data import as_sample, check_independent, conflict_floor, hashed_split
 from nonvacuous.runtime.fingerprint import Fingerprint, fingerprint
 from nonvacuous.runtime.models import initialise, outputs
 from nonvacuous.runtime.seeds import stream_seed
@@ -151,7 +151,7 @@ def budget(
     widened = Widened(factory)
     adjustable = widened.adjustable
     network = initialise(widened, seed)  # a model that cannot be made is said first
-    sample = as_sample(train, "train")
+    sample = check_independent(as_sample(train, "train"))
     notes: list[str] = []
     if test is None:
         sample, test_sample = hashed_split(sample, HELD_OUT, stream_seed(seed, "test sample of refits"))

@@ -15,7 +15,7 @@ from nonvacuous.learning.auto import finished
 from nonvacuous.learning.holdout import HoldOut
 from nonvacuous.learning.method import Certified, Factory, Method, Task
 from nonvacuous.learning.methods import method_class
-from nonvacuous.runtime.data import as_sample, sample_digest
+from nonvacuous.runtime.data import as_sample, check_independent, sample_digest
 from nonvacuous.runtime.factories import write_text
 from nonvacuous.runtime.tasks import progress_bar
 from nonvacuous.runtime.training import resolved_device
@@ -56,7 +56,7 @@ def certify(
     method = method_class(method)() if isinstance(method, str) else method
     task = Task(
         factory=factory,
-        train=as_sample(train, "train"),
+        train=check_independent(as_sample(train, "train")),
         delta=check_delta(delta),
         seed=seed,
         device=str(resolved_device(device)),

@@ -47,6 +47,7 @@ __all__ = [
     "Split",
     "Windows",
     "as_sample",
+    "check_independent",
     "conflict_floor",
     "example_digests",
     "fingerprint",
@@ -199,6 +200,16 @@ def _refuse_change(readings: list[str], name: str) -> None:
         )
 
 
+def check_independent(sample: Sample) -> Sample:
+    """The sample, unless its examples are windows of a series: then :class:`InvalidInput`, for what needs independent examples."""
+    if sample.windows is not None:
+        raise InvalidInput(
+            f"{sample.name} holds windows of a series, which overlap, and this needs independent examples. Split the series by time "
+            "(nonvacuous.runtime.series.windows), train on the first part, and audit the model (nonvacuous audit --mixing)"
+        )
+    return sample
+
+
 class Split(NamedTuple):
     """Two disjoint parts of a sample; equal inputs lie in the same part."""
 
@@ -215,7 +226,7 @@ def hashed_split(sample: Sample, fraction: float, seed: int = 0) -> Split:
     """
     if not 0 < fraction < 1:
         raise InvalidInput(f"fraction {fraction!r} to hold out: it must lie strictly between 0 and 1")
-    keys = example_digests(sample)
+    keys = example_digests(check_independent(sample))
     words = np.ascontiguousarray(keys).view("<u8").reshape(-1, 2)
     drawn = mixed(words[:, 0] ^ mixed(words[:, 1] ^ mixed(np.array([seed % 2**64], dtype=np.uint64))))
     held = torch.from_numpy(drawn < np.uint64(min(int(fraction * 2.0**64), 2**64 - 1)))
