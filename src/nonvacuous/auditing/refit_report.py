@@ -44,7 +44,8 @@ def page(found: RefitBudget) -> str:
                 for p in (*found.budget.parts, found.budget.risk)
             ],
             levers=[(x, gained(x.gain, share), x in first) for x in found.levers],
-            sentence=sentence(found, share),
+            sentence=advice(found, share),
+            alone=len(first) == 1,
             neighbour=None if found.neighbour is None else interval(found.neighbour, share),
             part_words=PARTS,
             figures={name: figure_data(f) for name, f in figures.items() if f is not None},
@@ -65,32 +66,35 @@ def interval(measured: Measured, share: bool) -> str:
 def gained(gain: Measured, share: bool) -> str:
     """How far a risk falls: in percentage points, or in its own unit."""
     if share:
-        return f"{100 * gain.lower:.1f} to {100 * gain.upper:.1f} points"
-    return f"{gain.lower:.3g} to {gain.upper:.3g}"
+        return f"{100 * gain.lower:.1f} to {100 * gain.upper:.1f} points".replace("-", "−")
+    return f"{gain.lower:.3g} to {gain.upper:.3g}".replace("-", "−")
 
 
 CHANGES = {"data": "more data", "width": "a wider network", "training": "longer training"}
 
 
 def sentence(found: RefitBudget, share: bool = True) -> str:
-    """The advice: what to do next, what it gains, what it costs, and what may gain as much."""
+    """The advice in one paragraph."""
+    return " ".join(filter(None, advice(found, share)))
+
+
+def advice(found: RefitBudget, share: bool = True) -> tuple[str, str]:
+    """What to do next with its gain and cost; and, where the intervals overlap, what may gain as much."""
     if not found.levers:
-        return "Too little was trained to compare more data, a wider network and longer training: give more time."
+        return "Too little was trained to compare more data, a wider network and longer training: give more time.", ""
     able = contenders(found.levers)
     if not able:
         return (
-            "Neither twice the data, nor twice the width, nor twice the training is sure to lower the risk: this recipe is near what it can"
-            " give. Look for another kind of network, or better inputs."
+            "Neither twice the data, nor twice the width, nor twice the training is sure to lower the risk.",
+            "This recipe is near what it can give, or too few refits were made to see it: give more time, or try another kind of network.",
         )
     best, rivals = able[0], able[1:]
-    text = (
-        f"Do next: {CHANGES[best.name]} ({best.change}), which lowers the risk by {gained(best.gain, share)} at {best.cost:.1f} × the"
-        " training time"
-    )
+    cost = f"{best.cost:.1f} × the cost"
+    first = f"Do next: {CHANGES[best.name]} ({best.change}). It lowers the risk by {gained(best.gain, share)} at {cost}."
     if not rivals:
-        return f"{text}. It gains more than either of the others." if len(found.levers) == 3 else f"{text}."
-    others = " and ".join(f"{CHANGES[x.name]} ({x.change}: {gained(x.gain, share)} at {x.cost:.1f} ×)" for x in rivals)
-    return f"{text}. But {others} may gain as much: the intervals overlap, so which is best is not settled."
+        return first, "It gains more than either of the others." if len(found.levers) == 3 else ""
+    others = " and ".join(f"{CHANGES[x.name]} ({x.change}; {gained(x.gain, share)} at {x.cost:.1f} ×)" for x in rivals)
+    return first, f"A tie: {others} may gain as much, for the intervals overlap. More time makes them narrower."
 
 
 def gains(found: RefitBudget, share: bool) -> go.Figure | None:

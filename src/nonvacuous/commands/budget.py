@@ -168,7 +168,7 @@ def _print(found: RefitBudget, output: Output, out: Path) -> None:
         Column("change", wraps=True),
         Column("risk falls by", right=True),
         Column("verdict"),
-        Column("time", right=True),
+        Column("cost", right=True),
         Column("from", wraps=True),
     ]
     output.table(
