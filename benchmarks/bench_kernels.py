@@ -30,7 +30,7 @@ GROWTH: list[Case] = [
     *(("dense", "relu", n, 5, 0.0) for n in (500, 1000, 4000)),
     *(("dense", "relu", 2000, depth, 0.0) for depth in (1, 3, 10, 20)),
 ]
-PARTS = {"comparison": (CASES, 7), "growth": (GROWTH, 3)}
+PARTS = {"comparison": (CASES, 15), "growth": (GROWTH, 3)}
 FEATURES = 784
 
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.kernels.activations import NoClosedForm, dual
+from nonvacuous.kernels.arcsine import arcsine_coefficients
+from nonvacuous.kernels.dense_tiles import ErfTiles
 from nonvacuous.kernels.recursion import diagonal, nngp_ntk, unit_deviations
 
 ROOT2 = math.sqrt(2)
@@ -54,6 +56,32 @@ def test_tiles_equal_the_plain_recursion(activation: str, w: float, b: float, dt
                 assert got.dtype == dtype
                 assert (got.double() - want).abs().max() <= most * want.abs().max()
                 assert other is not None or torch.equal(got, got.T)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.1])
+def test_erf_of_almost_orthogonal_samples_by_polynomials(bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All correlations small: float32 tiles take the polynomial, and lose nothing."""
+    x = sample(150, 900)
+    closed: list[Tensor] = []
+    monkeypatch.setattr(ErfTiles, "_closed", lambda self, double, *rest: closed.append(double))
+    for other in (None, sample(40, 900, 1)):
+        found = nngp_ntk(x.float(), None if other is None else other.float(), depth=4, activation="erf", bias_std=bias)
+        exact = plain(x, x if other is None else other, 4, "erf", ROOT2, bias)
+        for got, want in zip(found, exact, strict=True):
+            assert (got.double() - want).abs().max() < 3e-7 * want.abs().max()
+    assert not closed
+    x[3] = x[7]
+    nngp_ntk(x.float(), depth=1, activation="erf")
+    assert closed
+
+
+@pytest.mark.parametrize("most", [0.01, 0.2, 0.3, 0.5])
+def test_the_short_arcsine(most: float) -> None:
+    c = torch.linspace(-most, most, 401, dtype=torch.float64)
+    a = arcsine_coefficients(most)
+    assert a is not None and arcsine_coefficients(0.6) is None
+    values = sum(part * c ** (2 * j + 1) for j, part in enumerate(a))
+    assert ((values - c.asin()).abs() <= 2.0**-26 * c.abs() + 1e-15).all()
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.3])

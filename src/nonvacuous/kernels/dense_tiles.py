@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.kernels.arcsine import arcsine_coefficients, largest_arcsine
 from nonvacuous.kernels.duals import Erf, Rectifier
 from nonvacuous.kernels.fully_connected import Recursion, Rows
 from nonvacuous.kernels.hermite import HermiteSeries, series_
@@ -141,18 +142,26 @@ class SeriesTiles(Tiles):
 
 
 class ErfTiles(Tiles):
-    """Williams' arcsine kernel, its recursion in six passes a layer. Factors: 1 + 2k a layer. A tile holds 2k and twice the gradients'
-    inner product, so that value and slope are atan2(2k, √D)·2/π and 4/(π√D).
+    """Williams' arcsine kernel. Factors, layer by layer: 1 + 2k, and 1/√(1 + 2k).
+
+    With c = 2 k12/√((1 + 2 k11)(1 + 2 k22)), value (2/π)·arcsin c and slope 4/(π√((1 + 2 k11)(1 + 2 k22)(1 − c²))). Float32 tiles where
+    all correlations are small, known beforehand from the largest of the first layer, hold c and take a polynomial; others hold 2 k12.
     """
 
     def __init__(self, recursion: Recursion, first: Rows, second: Rows | None) -> None:
         super().__init__(recursion, first, second)
-        self.constant = torch.tensor(2 * recursion.bias_variance, dtype=first.x.dtype)
-        self.steep = [self._steep(*sides) for sides in zip(self.first.factors, self.second.factors, strict=True)]
+        self.weight = 4 / math.pi * recursion.weight_variance
+        self.constant, self.one = (torch.tensor(x, dtype=first.x.dtype) for x in (2 * recursion.bias_variance, 1.0))
+        pairs = list(zip(self.first.factors, self.second.factors, strict=True))
+        self.steep = [self._steep(*pair) for pair in pairs[::2]]
+        self.spread = [float(one.max()) * float(two.max()) for one, two in pairs[1::2]]
+        self.numbers: dict[float, Tensor] = {}
+        self.tried = first.x.dtype == torch.float32 and self.weight > 0 and recursion.depth > 0
 
     def side(self, sample: Rows) -> Side:
         variances, ends = self.recursion.variances(sample)
-        return Side(sample.x, [(1 + 2 * k).to(sample.x.dtype) for k in variances], variances, ends)
+        scales = [part for k in variances for part in (1 + 2 * k, (1 + 2 * k).rsqrt())]
+        return Side(sample.x, [part.to(sample.x.dtype) for part in scales], variances, ends)
 
     @staticmethod
     def _steep(one: Tensor, two: Tensor) -> bool:
@@ -161,18 +170,68 @@ class ErfTiles(Tiles):
         return largest * other > STEEP * (largest + other - 1)
 
     def tile(self, product: Tensor, nngp: Tensor, ntk: Tensor, where: tuple[slice, slice]) -> None:
-        double, t, root, angle = (part[: product.numel()].view(product.shape) for part in self.scratch)
-        recursion, (r, c) = self.recursion, where
-        weight = 4 / math.pi * recursion.weight_variance
-        torch.add(self.constant, product, alpha=2 * recursion.input_variance / self.first.x.shape[1], out=double)
-        t.copy_(double)
-        for one, two, steep in zip(self.first.factors, self.second.factors, self.steep, strict=True):
-            torch.mul(one[r, None], two[c], out=root).addcmul_(double, double, value=-1)
+        double = self.scratch[0][: product.numel()].view(product.shape)
+        torch.add(self.constant, product, alpha=2 * self.recursion.input_variance / self.first.x.shape[1], out=double)
+        if self.symmetric and where[0].start == where[1].start:
+            double.fill_diagonal_(0)  # known, and by far the largest
+        polynomials = self._polynomials(double) if self.tried else None
+        if polynomials is None:
+            self._closed(double, nngp, ntk, where)
+        else:
+            self._polynomial(double, nngp, ntk, where, polynomials)
+
+    def _polynomials(self, double: Tensor) -> list[tuple[float, ...]] | None:
+        """Of every layer; None where a correlation of this tile may be too large in one."""
+        most, found = max(map(abs, torch.stack(torch.aminmax(double)).tolist())), []
+        for spread in self.spread:
+            most *= spread * (1 + 1e-5)
+            coefficients = arcsine_coefficients(most)
+            if coefficients is None:
+                return None
+            found.append(coefficients)
+            most = 2 * self.recursion.bias_variance + self.weight * largest_arcsine(most)
+        return found
+
+    def _polynomial(
+        self, c: Tensor, nngp: Tensor, ntk: Tensor, where: tuple[slice, slice], layers: list[tuple[float, ...]]
+    ) -> None:
+        _, t, square, angle = (part[: c.numel()].view(c.shape) for part in self.scratch)
+        rows, columns = ([part[axis] for part in side.factors[1::2]] for side, axis in self._sides(where))
+        constant = self.constant / self.weight
+        c.mul_(torch.mul(rows[0][:, None], columns[0], out=square))
+        t.copy_(c)
+        for layer, (*lower, last) in enumerate(layers):
+            torch.mul(c, c, out=square)
+            torch.add(self._number(lower.pop()), square, alpha=last, out=angle)
+            for a in reversed(lower):
+                torch.addcmul(self._number(a), angle, square, out=angle)
+            torch.addcmul(constant, c, angle, out=c)
+            t.mul_(torch.add(self.one, square, alpha=-1, out=square).rsqrt_())
+            if layer + 1 < len(layers):
+                c.mul_(torch.mul(rows[layer + 1][:, None] * self.weight, columns[layer + 1], out=square))
+                torch.addcmul(c, square, t, out=t)
+        torch.mul(c, self.weight / 2, out=nngp)
+        torch.mul(t.add_(c), self.weight / 2, out=ntk)
+
+    def _sides(self, where: tuple[slice, slice]) -> tuple[tuple[Side, slice], tuple[Side, slice]]:
+        return (self.first, where[0]), (self.second, where[1])
+
+    def _number(self, a: float) -> Tensor:
+        if a not in self.numbers:
+            self.numbers[a] = torch.tensor(a, dtype=self.one.dtype, device=self.one.device)
+        return self.numbers[a]
+
+    def _closed(self, double: Tensor, nngp: Tensor, ntk: Tensor, where: tuple[slice, slice]) -> None:
+        _, t, root, angle = (part[: double.numel()].view(double.shape) for part in self.scratch)
+        rows, columns = ([part[axis] for part in side.factors[::2]] for side, axis in self._sides(where))
+        t.copy_(double)  # twice the gradients' inner product
+        for one, two, steep in zip(rows, columns, self.steep, strict=True):
+            torch.mul(one[:, None], two, out=root).addcmul_(double, double, value=-1)
             if steep:
-                torch.maximum(root, torch.add(one[r, None] - 1, two[c], out=angle), out=root)  # D in the limit |c| = 1
+                torch.maximum(root, torch.add(one[:, None] - 1, two, out=angle), out=root)  # D in the limit |c| = 1
             torch.atan2(double, root.sqrt_(), out=angle)
-            torch.add(self.constant, angle, alpha=weight, out=double)
-            torch.addcdiv(double, t, root, value=weight, out=t)
+            torch.add(self.constant, angle, alpha=self.weight, out=double)
+            torch.addcdiv(double, t, root, value=self.weight, out=t)
         torch.mul(double, 0.5, out=nngp)
         torch.mul(t, 0.5, out=ntk)
 
