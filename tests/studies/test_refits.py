@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from nonvacuous.runtime.widths import Widened
 from nonvacuous.studies import refitting
 from nonvacuous.studies.levers import Lever, contenders, levers, paired_gain
 from nonvacuous.studies.refits import Cell, Plan, Refit, plan
-from nonvacuous.studies.refitting import Refitted, World, refitted
+from nonvacuous.studies.refitting import Refitted, WorkerLost, World, refitted
 
 
 def world(n: int, factory: Widened, inputs: Tensor, targets: Tensor) -> World:
@@ -108,6 +111,32 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on_to_the_same_end(t
 @pytest.mark.slow
 def test_workers_train_what_this_process_trains() -> None:
     assert same(small_run(), small_run(processes=2))
+
+
+class Fatal(nn.Module):
+    """Linear, and the end of the process that trains it as long as the file ``fatal`` is in the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(60, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and parent_process() is not None and Path("fatal").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.linear(x)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_said_and_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = dataclasses.replace(plan(200, epochs=1, batch_size=50, replicates=3, seed=4), cells=(Cell(50, 1.0), Cell(200, 1.0)))
+    task = dataclasses.replace(many_directions(200), factory=Widened(Fatal))
+    Path("fatal").touch()
+    with pytest.raises(WorkerLost, match=r"n50-w1-r0-2.*--resume"):
+        refitted(task, made, seconds=1000, folder=tmp_path / "refits", processes=2, progress=False)
+    Path("fatal").unlink()
+    resumed = refitted(task, made, seconds=1000, folder=tmp_path / "refits", processes=2, progress=False)
+    assert resumed.left == 0 and same(resumed, refitted(task, made, seconds=1000, progress=False))
 
 
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path) -> None:

@@ -235,7 +235,8 @@ def _check_samples(seen: Fingerprint, held_out: Fingerprint) -> None:
     if seen.n < FEWEST or held_out.n < 2:
         raise InvalidInput(
             f"{seen.n} examples to train on and {held_out.n} to test on: below {FEWEST} (and 2) neither the parts of the error nor the"
-            " best lever can be told from luck. `nonvacuous audit` still certifies what it can; or bring more data"
+            " best lever can be told from luck. `nonvacuous audit` still certifies what it can; or bring more data (or a test sample of"
+            " its own, where a fifth was held out)"
         )
     both = set(seen.examples.tolist()) & set(held_out.examples.tolist())
     if both:

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.multiprocessing import get_context
 from torch.nn.functional import cross_entropy, mse_loss
 
-from nonvacuous.core.errors import InvalidInput
+from nonvacuous.core.errors import InvalidInput, NonvacuousError
 from nonvacuous.runtime.fingerprint import Fingerprint
 from nonvacuous.runtime.models import initialise
 from nonvacuous.runtime.seeds import stream_seed
@@ -29,7 +30,12 @@ from nonvacuous.runtime.widths import Widened
 from nonvacuous.studies.refits import Cell, Plan, Refit, Unit
 from nonvacuous.studies.refits_on_disk import Kept
 
-__all__ = ["Refitted", "World", "refitted"]
+__all__ = ["Refitted", "WorkerLost", "World", "refitted"]
+
+
+class WorkerLost(NonvacuousError):
+    """A worker process ended before its work did."""
+
 
 SMALL = 60_000
 """Parameters up to which a stack trains faster than its members one by one."""
@@ -211,6 +217,7 @@ def refitted(
 
     Raises:
         InvalidInput: no time for two sample sizes, a folder of another run, or training that diverges.
+        WorkerLost: a worker was ended from outside; what is finished is on disk, if there is a folder.
     """
     begun = time.perf_counter()
     kept = None if folder is None else Kept(folder, {**asdict(plan), **world.facts()})
@@ -251,9 +258,8 @@ def _check_time(pending: list[Unit], predicted: Callable[[Unit], float], left: f
     least = sum(predicted(unit) for _, unit in sorted(sizes.items())[:2])
     if least > left:
         raise InvalidInput(
-            f"{given:.0f} s are too little for two points of a learning curve, which take about {least:.0f} s here; the whole plan"
-            f" takes about {sum(map(predicted, pending)):.0f} s. Give more time, fewer epochs, or"
-            " fewer examples"
+            f"{given:.3g} s are too little for two points of a learning curve, which take about {least:.2g} s here; the whole plan"
+            f" takes about {sum(map(predicted, pending)):.2g} s. Give more time (--time), fewer epochs, or fewer examples"
         )
 
 
@@ -286,7 +292,14 @@ def _each(
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    yield running.pop(future), future.result()
+                    found = future.result()
+                    yield running.pop(future), found
+        except BrokenProcessPool as error:
+            raise WorkerLost(
+                f"a worker process ended before its refits did ({', '.join(unit.key for unit in running.values())}): something ended it,"
+                " most often a lack of memory. What is finished is kept where a folder was given: go on from it (--resume), perhaps with"
+                " fewer processes"
+            ) from error
         except BaseException:
             for process in list(getattr(pool, "_processes", {}).values()):
                 process.terminate()
