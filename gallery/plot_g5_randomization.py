@@ -24,11 +24,15 @@ digits = randomization(
 studies = {"digits, 60 examples": digits}
 
 # %%
-# The same on 1,000 images of Fashion-MNIST, stored by
-# ``nonvacuous study randomization --examples 1000 --seeds 2 --most-steps 3000 --out DIR``.
-stored = Path(globals().get("__file__", "page.py")).resolve().parent.parent / "results" / "randomization.json"
-if stored.is_file():
-    studies["Fashion-MNIST, 1,000 examples"] = read(stored)
+# The same on Fashion-MNIST for a dense and a convolutional network, stored by ``nonvacuous study randomization --out DIR`` with
+# ``--examples 3000 --seeds 2 --most-steps 4000``, and with ``--model convnet:28x28x1-10 --examples 500 --seeds 1 --most-steps 1500``.
+results = Path(globals().get("__file__", "page.py")).resolve().parent.parent / "results"
+for name, file in {
+    "Fashion-MNIST, 3,000 examples": "randomization.json",
+    "Fashion-MNIST, convnet, 500 examples": "randomization_convnet.json",
+}.items():
+    if (results / file).is_file():
+        studies[name] = read(results / file)
 
 
 def by_corruption(found):
@@ -47,7 +51,8 @@ for found in studies.values():
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.3), layout="constrained", width_ratios=[1.5, 1, 1])
-name, found = list(studies.items())[-1]
+name = max(studies, key=lambda key: studies[key].recipe.examples)
+found = studies[name]
 for i, arm in enumerate(found.arms):
     runs = found.of(arm)
     axes[0].plot([look.step for look in runs[0].looks], np.mean([[k.loss for k in r.looks] for r in runs], axis=0))
