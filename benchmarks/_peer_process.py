@@ -155,7 +155,7 @@ def errors(side: Process, case: Case, exact: list[np.ndarray]) -> list[float]:
     return [float(np.abs(k - e).max() / np.abs(e).max()) for k, e in zip(side.kernels[case][:2], exact, strict=True)]
 
 
-def _machine() -> str:
+def machine() -> str:
     """Processor and cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
@@ -170,7 +170,7 @@ def report(case: Case, us: Process, peer: Process | None, floor: float | None = 
     )
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
         "case": " ".join(map(str, case)),
-        "machine": _machine(),
+        "machine": machine(),
         "command": command,
     }
     exact, told = us.kernels[case][2:], []

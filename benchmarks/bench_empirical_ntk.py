@@ -1,13 +1,15 @@
 """The empirical tangent kernel of a batch-norm convnet, 200 × 200 × 10 × 10: ours beside the torch.func recipe, on one thread.
 
-Run: ``python benchmarks/bench_empirical_ntk.py [examples]``. The recipe is the usual one (jacrev under vmap, then a sum of einsums over
-the parameters). Both run in turn, three times; wall and processor time are the medians. Peak memory is that of a process of its own for
-each, beyond what it held before. The floor: the multiplications of the symmetric half of the largest product that is left (the second
-convolution's), at this machine's speed of matrix products, and the backward passes that any method takes.
+Run: ``python benchmarks/bench_empirical_ntk.py [examples] [--out FILE]``, pinned to one core (``taskset -c 0``). The recipe is the usual
+one (jacrev under vmap, then a sum of einsums over the parameters); in the table it is the peer. Both run in turn, five times; wall and
+processor time are the medians. Peak memory is that of a process of its own for each, beyond what it held before. The floor: the
+multiplications of the symmetric half of the largest product that is left (the second convolution's), at this machine's speed of matrix
+products, and the backward passes that any method takes.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from _peer_process import COLUMNS, kept, machine
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
@@ -79,7 +82,7 @@ def backward_seconds(net: nn.Module, x: Tensor) -> float:
     return time.process_time() - begun
 
 
-def main(n: int) -> None:
+def main(n: int, out: str | None = None) -> None:
     """Print times, memory, ratios and the floor."""
     torch.set_num_threads(1)
     net, x = network(), torch.randn(n, 1, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -87,7 +90,7 @@ def main(n: int) -> None:
     found: dict[str, Tensor] = {}
     for method in METHODS.values():
         method(net, x[:4])
-    for _ in range(3):
+    for _ in range(5):
         for name, method in METHODS.items():
             wall, cpu = time.perf_counter(), time.process_time()
             found[name] = method(net, x)
@@ -114,12 +117,34 @@ def main(n: int) -> None:
     )
     backward = backward_seconds(net, x)
     print(f"floor: {product:.2f} s of products at {speed / 1e9:.0f} GFLOP/s and {backward:.2f} s of backward passes")
+    row = {"case": f"empirical batch-norm-convnet {n} 10", "floor_seconds": f"{product + backward:.4f}", "machine": machine()}
+    for side, name in (("ours", "ours"), ("peer", "recipe")):
+        wall, cpu = seconds[name]
+        row |= {
+            f"{side}_seconds": f"{wall:.4f}",
+            f"{side}_processor_seconds": f"{cpu:.4f}",
+            f"{side}_mib": f"{memory[name]:.0f}",
+        }
+    kept(
+        out,
+        [
+            {
+                **dict.fromkeys(COLUMNS, ""),
+                **row,
+                "command": "python " + " ".join(["benchmarks/bench_empirical_ntk.py", *sys.argv[1:]]),
+            }
+        ],
+    )
 
 
 if __name__ == "__main__":
-    size = int(sys.argv[1]) if len(sys.argv) > 1 else 200
-    if len(sys.argv) > 2:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("examples", nargs="?", type=int, default=200)
+    parser.add_argument("method", nargs="?", help="measure this one's peak memory alone")
+    parser.add_argument("--out", help="keep the numbers in this table")
+    options = parser.parse_args()
+    if options.method:
         torch.set_num_threads(1)
-        print(peak(sys.argv[2], size))
+        print(peak(options.method, options.examples))
     else:
-        main(size)
+        main(options.examples, options.out)

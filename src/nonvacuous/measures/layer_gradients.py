@@ -16,6 +16,9 @@ from nonvacuous.measures.layer_rules import Use
 from nonvacuous.runtime.models import outputs
 from nonvacuous.runtime.values import Inputs
 
+Buffers = dict[tuple[nn.Module, int], Tensor]
+"""Cotangents of a layer's calls, by their numbers."""
+
 
 class Irregular(Exception):
     """A layer was called in a way its rule does not know; ``module`` says which."""
@@ -41,9 +44,12 @@ class Pass:
     calls: dict[nn.Module, list[_Call]] = field(default_factory=dict)
     held: int = 0
 
-    def uses(self, directions: Tensor) -> dict[nn.Module, list[Use]]:
-        """Inputs and cotangents of every layer's calls for the directions ``[m, k]`` of the outputs; the graph is freed."""
-        return self._back([u.expand(len(self.values), -1) for u in directions.to(self.values.dtype)])
+    def uses(self, directions: Tensor, again: Buffers | None = None) -> dict[nn.Module, list[Use]]:
+        """Inputs and cotangents of every layer's calls for the directions ``[m, k]`` of the outputs; the graph is freed.
+
+        again: memory for the cotangents, used anew by the next pass: fresh pages cost more than what is written to them.
+        """
+        return self._back([u.expand(len(self.values), -1) for u in directions.to(self.values.dtype)], again)
 
     def uses_of(self, cotangents: Tensor, parameters: list[nn.Parameter]) -> tuple[dict[nn.Module, list[Use]], list[Tensor]]:
         """The same for one cotangent ``[n, k]`` (m = 1), and its gradient by the parameters; the graph is kept."""
@@ -62,16 +68,24 @@ class Pass:
                 uses[module].append(Use(call.inputs, whole[:, None]))
         return uses, [p.to_dense() if p.is_sparse else p for p in parts]
 
-    def _empty(self, m: int, zero: bool) -> dict[nn.Module, list[Use]]:
-        new = self.values.new_zeros if zero else self.values.new_empty
+    def _empty(self, m: int, zero: bool, again: Buffers | None = None) -> dict[nn.Module, list[Use]]:
+        def new(module: nn.Module, number: int, call: _Call) -> Tensor:
+            shape = (call.shape[0], m, *call.shape[1:])
+            kept = None if again is None else again.get((module, number))
+            if kept is None or kept.shape[1:] != shape[1:] or kept.dtype != call.dtype or len(kept) < len(self.values):
+                kept = self.values.new_empty(shape, dtype=call.dtype)
+                if again is not None:
+                    again[module, number] = kept
+            return kept[: shape[0]].zero_() if zero else kept[: shape[0]]
+
         return {
-            module: [Use(c.inputs, new((c.shape[0], m, *c.shape[1:]), dtype=c.dtype)) for c in calls]
+            module: [Use(call.inputs, new(module, number, call)) for number, call in enumerate(calls)]
             for module, calls in self.calls.items()
         }
 
-    def _back(self, cotangents: list[Tensor]) -> dict[nn.Module, list[Use]]:
+    def _back(self, cotangents: list[Tensor], again: Buffers | None) -> dict[nn.Module, list[Use]]:
         edges: list[Any] = [call.edge for calls in self.calls.values() for call in calls]
-        uses = self._empty(len(cotangents), not self.values.requires_grad)
+        uses = self._empty(len(cotangents), not self.values.requires_grad, again)
         places = [use.cotangents for each in uses.values() for use in each]
         if not edges or not self.values.requires_grad:
             return uses

@@ -128,7 +128,8 @@ def _cheapest(keys: Tensor, cotangents: Tensor, task: Task, size: int) -> Factor
         scales, masks = split
         return Scaled(masks @ keys, scales)
     if form is Outer or keys.dim() == 2:
-        held = Outer(keys.contiguous(), cotangents.permute(0, 3, 2, 1).contiguous(), constant, size)
+        own = cotangents.permute(0, 3, 2, 1).clone(memory_format=torch.contiguous_format)
+        held = Outer(keys.contiguous(), own, constant, size)
         return held if form is Outer else Rows(held.rows())
     flat = cotangents.reshape(n, made_for * out, s)
     narrow = width < NARROW
@@ -137,20 +138,21 @@ def _cheapest(keys: Tensor, cotangents: Tensor, task: Task, size: int) -> Factor
 
 def _one_mask(cotangents: Tensor) -> tuple[Tensor, Tensor] | None:
     """Scales ``[m, out]`` and masks ``[n, out, S]`` whose products are the cotangents ``[n, m, out, S]`` to rounding; None if none are."""
-    n, m, out, s = cotangents.shape
+    n, _, out, s = cotangents.shape
     if n > 1 and _one_mask(cotangents[:1]) is None:
         return None
-    sizes = cotangents.abs().amax((0, 3))  # [m, out]
+    sizes = cotangents.abs().amax(3).amax(0)  # [m, out]
     most, chosen = sizes.max(0)
     masks = cotangents.gather(1, chosen[None, None, :, None].expand(n, 1, -1, s))[:, 0]
     peaks = masks.transpose(0, 1).reshape(out, -1).abs().argmax(1)  # where a channel's mask is largest
-    at = cotangents.permute(1, 2, 0, 3).reshape(m, out, -1).gather(2, peaks[None, :, None].expand(m, -1, 1))[..., 0]
+    at = cotangents[peaks // s, :, torch.arange(out, device=peaks.device), peaks % s].mT  # [m, out]
     largest = at.gather(0, chosen[None])
     scales = torch.where(largest != 0, at / torch.where(largest != 0, largest, 1.0), 0.0)
     tolerance = 32 * torch.finfo(cotangents.dtype).eps
+    off = torch.empty_like(masks)
     for a, scale in enumerate(scales):
-        off = (cotangents[:, a] - scale[:, None] * masks).abs().amax((0, 2))
-        if bool((off > tolerance * most).any()):
+        torch.addcmul(cotangents[:, a], scale[:, None], masks, value=-1, out=off)
+        if bool((off.abs_().amax(2).amax(0) > tolerance * most).any()):
             return None
     return scales, masks
 

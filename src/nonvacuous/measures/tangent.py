@@ -7,6 +7,7 @@ before it is used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from nonvacuous.core.errors import InvalidInput
 from nonvacuous.measures.gradient_factors import Factor, Rows, Scaled, add_gram
 from nonvacuous.measures.layer_check import Split, check_mode, probe
-from nonvacuous.measures.layer_gradients import Irregular, forward, size_of
+from nonvacuous.measures.layer_gradients import Buffers, Irregular, forward, size_of
 from nonvacuous.measures.layer_rules import Task, factors
 from nonvacuous.measures.parameter_jacobian import parameter_jacobian
 from nonvacuous.measures.tangent_outputs import EveryOutput, Outputs
@@ -65,11 +66,15 @@ def tangent_kernel(
         result, left = _result(shape, kind, device, out, memory)
         task = Task(m, outputs.traced, n1 // 2 + 1 if x2 is None else n2, left // 8, kind)
         while True:
-            used = plan(_footprint(split, first, outputs, k, task), n1, n2, m, left)
+            footprint = _footprint(split, first, outputs, k, task)
+            used = plan(footprint, n1, n2, m, left)
             if used.directions < m:  # forms that suit fewer directions
                 task = replace(task, directions=used.directions)
-                used = plan(_footprint(split, first, outputs, k, task), n1, n2, used.directions, left)
-            run = _Run(split, x1, x2, outputs, k, m, task, used, device)
+                footprint = _footprint(split, first, outputs, k, task)
+                used = plan(footprint, n1, n2, used.directions, left)
+            units = math.ceil(max(n1, n2) / used.examples) * math.ceil(m / used.directions)
+            again: Buffers | None = {} if footprint.keeps_cotangents(used, units, left) else None
+            run = _Run(split, x1, x2, outputs, k, m, task, used, device, again)
             try:
                 run.fill(result.view(n1, n2, m, m) if outputs.single else result, progress or Progress())
             except Irregular as odd:  # a call that the first examples did not make
@@ -172,7 +177,7 @@ def _footprint(split: Split, first: Inputs, outputs: Outputs, k: int, task: Task
 
 @dataclass(frozen=True)
 class _Run:
-    """One computation: the split of the parameters, both samples, the outputs' directions, the plan."""
+    """One computation: the split of the parameters, both samples, the outputs' directions, the plan, memory for the cotangents."""
 
     split: Split
     x1: Inputs
@@ -183,6 +188,7 @@ class _Run:
     task: Task
     plan: Plan
     device: torch.device
+    again: Buffers | None
 
     def units(self, x: Inputs, directions: slice) -> list[_Unit]:
         """The chunks of a sample."""
@@ -196,7 +202,7 @@ class _Run:
         directions = self.outputs.directions(self.k, unit.directions.start, unit.directions.stop).to(self.device)
         found: dict[object, Factor] = {}
         if self.split.ruled:
-            uses = forward(model, list(self.split.ruled), inputs).uses(directions)
+            uses = forward(model, list(self.split.ruled), inputs).uses(directions, self.again)
             for module in list(uses):
                 for place, factor in enumerate(factors(module, uses.pop(module), self.split.ruled[module], self.task)):
                     found[module, place] = factor

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nonvacuous.core.errors import InvalidInput
 
 MOST_EXAMPLES = 64
-LEAST_CHUNKS = 8
+LEAST_CHUNKS = 10
 """Chunks a sample is cut into at least, so that the symmetric half of the kernel is little more than half the work."""
 
 
@@ -48,6 +48,11 @@ class Footprint:
     def needed(self, b: int, m: int, held: int) -> int:
         """At the peak, with ``held`` chunks kept."""
         return (held + 1) * b * self.kept(m) + max(b * self.making(m), self.pairing(b, m))
+
+    def keeps_cotangents(self, used: Plan, units: int, budget: int) -> bool:
+        """Whether there is room for their memory while products are taken; units: chunks times blocks of directions."""
+        b, m = used.examples, used.directions
+        return self.needed(b, m, min(used.held, units)) + b * m * self.cotangents <= budget
 
 
 @dataclass(frozen=True)
