@@ -133,6 +133,13 @@ def test_no_lipschitz_constant_and_the_reason(make) -> None:
     assert global_upper(network(make()), (8,)).upper == math.inf
 
 
+def test_the_constant_before_the_first_spike() -> None:
+    linear = nn.Linear(2, 3).double()
+    norm = float(torch.linalg.matrix_norm(linear.weight, 2).detach())
+    assert global_upper(nn.Sequential(Rows(4), linear), (8,)).upper == pytest.approx(norm, rel=0.02)
+    assert global_upper(nn.Sequential(Direct(4), linear), (2,)).upper == pytest.approx(norm, rel=0.02)
+
+
 def test_cost_is_what_is_run() -> None:
     x = torch.zeros(1, 8, dtype=torch.float64)
     assert cost(network(Direct(7)), x).macs == 8 * 5 + 7 * 5 * 4 + 4 * 3  # a constant current is computed once
