@@ -16,7 +16,7 @@ from nonvacuous.kernels.hermite import HermiteSeries, series_
 from nonvacuous.kernels.kernel import Kernel
 from nonvacuous.runtime.tasks import Progress
 
-BLOCK = 256  # rows of one matrix product
+BLOCK = 128  # rows of one matrix product
 NEAR = 0.999  # correlations beyond this are recomputed in float64 where arccos is steep
 STEEP = 8.0  # times a unit in the last place is what a cancellation may cost
 _MANY = 0.1  # of a tile's pairs, from which on the whole tile is recomputed
@@ -34,7 +34,7 @@ class Side(NamedTuple):
 class Tiles:
     """Any activation, through its ``moments_``. Factors: a vector of variances a layer."""
 
-    shape = (64, 1024)  # four of them in float32 fill a megabyte of cache
+    shape = (128, 2048)  # fewer calls are worth more than that all four fit in the second-level cache
 
     def __init__(self, recursion: Recursion, first: Rows, second: Rows | None) -> None:
         self.recursion = recursion
@@ -47,6 +47,7 @@ class Tiles:
         size = min(self.shape[0], len(first.x)), min(self.shape[1], len(self.second.x))
         self.block = max(BLOCK, self.shape[0])
         self.panel = first.x.new_empty(min(self.block, len(first.x)), len(self.second.x))
+        self.lower = torch.ones(self.block, self.block, dtype=torch.bool, device=first.x.device).tril(-1)
         self.scratch = [torch.empty(size[0] * size[1], dtype=first.x.dtype, device=first.x.device) for _ in range(4)]
 
     def side(self, sample: Rows) -> Side:
@@ -113,7 +114,7 @@ class Tiles:
             for matrix in (nngp, ntk):
                 matrix[block.stop :, block] = matrix[block, block.stop :].T
                 corner = matrix[block, block]
-                corner.copy_(corner.triu() + corner.triu(1).T)
+                torch.where(self.lower[: len(corner), : len(corner)], corner.T.contiguous(), corner, out=corner)
 
 
 class SeriesTiles(Tiles):
