@@ -123,8 +123,11 @@ for (name, values), style in zip(wrong.items(), ("C3s--", "C0o-"), strict=True):
 axes[2].axhline(delta, color="k", lw=0.9)
 axes[2].annotate("δ", (0.0, delta), (2, 3), textcoords="offset points")
 axes[2].set(
-    xlabel="memory λ of the chain", ylabel="probability that the limit is too low", title="Exact, on a chain of known β"
+    xlabel="memory λ of the chain",
+    ylabel="probability that the limit is too low",
+    ylim=(-0.03, None),
+    title="Exact, on a chain of known β",
 )
-axes[2].annotate("nothing promised", (memories[-1], 0.0), (-4, 6), textcoords="offset points", ha="right", fontsize=8)
+axes[2].annotate("nothing promised", (memories[-1], 0.0), (0, -12), textcoords="offset points", ha="right", fontsize=8)
 axes[2].legend(frameon=False)
 plt.show()
