@@ -32,6 +32,8 @@ MOST_SHARED = 512 * 2**20
 MOST_TOGETHER = 1 << 24
 """Numbers that the weights of the points evaluated together may hold."""
 
+WORTH = 0.2
+"""Share of a slow pass that the first layer must take for sharing it to be tried."""
 PROBES = 4
 """Points that a way is timed on."""
 MOST_PROBES, BRIEF = 32, 0.02
@@ -177,22 +179,30 @@ class Evaluation:
 
     def _choose(self) -> None:
         """Time every way that gives the same losses, on the first batch; set ``way`` and ``seconds_per_point``."""
-        ways = [Way.IN_TURN] if self.way is None else [self.way]
-        if self.way in (None, Way.SHARED_FIRST_LAYER):
-            self._shared = _shared_layer(self)
-            if self._shared is not None and self.way is None:
-                ways.append(Way.SHARED_FIRST_LAYER)
-            elif self._shared is None and self.way is not None:
-                raise InvalidInput(
-                    "no first layer can be shared: it must be linear in its weights, read the input alone, and not be frozen"
-                )
         few = self.objective.batches[:1]
         probe = torch.tensor([[0.1 * (i + 1)] * len(self.directions) for i in range(PROBES)], dtype=torch.float64)
         taken: dict[Way, float] = {}
-        for way in ways:
-            taken[way] = self._timed(probe, way, few)
-            if taken[way] < PROBES * LONG:  # a second try, since what is short is easily disturbed
-                taken[way] = min(taken[way], self._timed(probe, way, few))
+        if self.way is not Way.SHARED_FIRST_LAYER:
+            taken[self.way or Way.IN_TURN] = self._probed(probe, self.way or Way.IN_TURN, few)
+        if self.way in (None, Way.SHARED_FIRST_LAYER):
+            self._place([0.0] * len(self.directions))  # back from the probes
+            begun = time.perf_counter()
+            self._shared = _shared_layer(self)
+            layer = (time.perf_counter() - begun) / (1 + len(self.directions)) / len(self.objective.batches)
+            if self._shared is None and self.way is not None:
+                raise InvalidInput(
+                    "no first layer can be shared: it must be linear in its weights, read the input alone, and not be frozen"
+                )
+            if (
+                self._shared is not None
+                and self.way is None
+                and layer * PROBES < WORTH * taken[Way.IN_TURN] > WORTH * PROBES * LONG
+            ):
+                self._shared = None  # little to gain, and a try costs much
+            if self._shared is not None:
+                taken[Way.SHARED_FIRST_LAYER] = self._probed(probe, Way.SHARED_FIRST_LAYER, few)
+                if Way.IN_TURN in taken:  # which came first, and warmed up
+                    taken[Way.IN_TURN] = min(taken[Way.IN_TURN], self._probed(probe, Way.IN_TURN, few))
         plain = self.objective.statistics is Statistics.FROZEN or not batch_norms(self.objective.model)
         if self.way is None and plain and (quickest := min(taken.values())) < PROBES * SHORT:
             count = min(MOST_PROBES, max(PROBES, int(BRIEF * PROBES / max(quickest, 1e-9))))
@@ -205,6 +215,13 @@ class Evaluation:
         self.way = min(taken, key=lambda way: taken[way])
         share = sum(len(batch.targets) for batch in few) / self.objective.n
         self.seconds_per_point = taken[self.way] / len(probe) / share
+
+    def _probed(self, probe: Tensor, way: Way, batches: Sequence[Batch]) -> float:
+        """Seconds for the points of ``probe``; from one of them where that takes long, the better of two tries where it is short."""
+        one = self._timed(probe[:1], way, batches)
+        if one >= LONG:
+            return one * len(probe)
+        return min(self._timed(probe, way, batches) for _ in range(2))
 
     def _timed(self, probe: Tensor, way: Way, batches: Sequence[Batch]) -> float:
         alone = torch.get_num_threads() == 1 and all(x.device.type == "cpu" for x in self._origin.values())

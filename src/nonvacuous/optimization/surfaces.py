@@ -210,6 +210,9 @@ class _Writer:
             advance,
         )
         self.written = time.perf_counter()
+        origin = np.array([np.flatnonzero(a.coordinates.numpy() == 0)[:1] for a in axes])
+        if origin.size == len(axes) and not kept.done[tuple(origin)].any():  # a grid point that has been evaluated already
+            kept.put(origin.T, _summary(objective, first, first))
 
     def loss(self, indices: np.ndarray) -> np.ndarray:
         """The losses at ``indices`` [m, axes]."""
