@@ -16,7 +16,7 @@ from nonvacuous.kernels.hermite import HermiteSeries, series_
 from nonvacuous.kernels.kernel import Kernel
 from nonvacuous.runtime.tasks import Progress
 
-BLOCK = 128  # rows of one matrix product
+BLOCK = 256  # rows of one matrix product
 NEAR = 0.999  # correlations beyond this are recomputed in float64 where arccos is steep
 STEEP = 8.0  # times a unit in the last place is what a cancellation may cost
 _MANY = 0.1  # of a tile's pairs, from which on the whole tile is recomputed
