@@ -254,4 +254,4 @@ def test_the_committed_certificates_speak_of_one_split():
     beside = Certificate.load(COMMITTED / "hold-out" / "prior-network.json")
     assert gibbs.digests["sample"] == beside.digests["sample"]
     assert gibbs.digests["prior"] == beside.digests["weights"]
-    assert beside.value < gibbs.value < 0.09
+    assert beside.value < gibbs.value < min(0.09, beside.value + 0.005)

@@ -10,7 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nonvacuous.learning.data_dependent import DataDependent
 from nonvacuous.learning.files import save
@@ -20,28 +21,36 @@ from nonvacuous.runtime.tasks import progress_bar
 from nonvacuous.runtime.weights import weights_digest
 from nonvacuous.studies.certificates_table import tested
 
-SETTINGS = DataDependent(epochs=7, mirrored=True, shift=1, half=True)
+#: Two sets of settings have been tried on this sample: before these, 7 epochs on 80 % and five prior deviations.
+SETTINGS = DataDependent(
+    prior_fraction=0.6, epochs=16, mirrored=True, shift=1, half=True, scale=1 / 16, posterior_epochs=10, alternatives=2
+)
 NETWORK = "nonvacuous.studies.data_dependent_prior:network"
 
 
 def network() -> nn.Sequential:
-    """For 28 x 28 grey pictures and 10 classes: 3 x 3 convolutions of 32, 64, 64, 128 and 128 channels with batch norm, their mean."""
-    return nn.Sequential(
-        *_layer(1, 32),
-        nn.MaxPool2d(2),
-        *_layer(32, 64),
-        *_layer(64, 64),
-        nn.MaxPool2d(2),
-        *_layer(64, 128),
-        *_layer(128, 128),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(128, 10),
-    )
+    """For 28 x 28 grey pictures and 10 classes: 3 x 3 convolutions of 32, 64 and 128 channels with batch norm, each halved; linear.
+
+    Out of training the linear layer reads the mean over a picture and its mirror image.
+    """
+    body = nn.Sequential(*_layer(1, 32), *_layer(32, 64), *_layer(64, 128), nn.Flatten())
+    return nn.Sequential(BothWays(body), nn.Linear(1152, 10))
+
+
+class BothWays(nn.Module):
+    """Features [b, p] of pictures [b, c, h, w]; out of training, the mean of those of the picture and of its mirror image."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.body(x)
+        return features if self.training else torch.lerp(features, self.body(x.flip(-1)), 0.5)
 
 
 def _layer(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
