@@ -114,7 +114,7 @@ def gradient_norms(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Grad
 def _has_own_matrix(part: nn.Module) -> bool:
     """Whether there is a trainable weight of two dimensions or more; a parametrised one is not computed for that."""
     if parametrize.is_parametrized(part, "weight"):
-        made_of = list(part.parametrizations["weight"].parameters(recurse=False))
+        made_of = [p for name, p in part.named_parameters() if name.startswith("parametrizations.weight.original")]
         return any(p.ndim >= 2 for p in made_of) and any(p.requires_grad for p in made_of)
     weight = getattr(part, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim >= 2 and weight.requires_grad

