@@ -57,8 +57,8 @@ def stripes_by_processes(
             f"the kernel {kernel!r} cannot be sent to other processes ({error}): give a function of a module or a functools.partial of one"
         ) from error
     left = sorted(starts, reverse=True)
-    known = {"mp_context": get_context("spawn"), "initializer": _prepared}
-    pool = ProcessPoolExecutor(processes, initargs=(kernel, inputs.detach().numpy(), rows), **known)  # type: ignore[arg-type]
+    sent = (kernel, inputs.detach().numpy(), rows)
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_prepared, initargs=sent)
     pending: dict[Future[np.ndarray], int] = {}
     try:
         while left or pending:
