@@ -56,7 +56,7 @@ for offset, (part, color) in enumerate(parts.items()):
             axes[0].plot(np.clip(100 * interval.midpoint, -14, 14), y, "o", color=color, ms=3.5, label=None if place else part)
 axes[0].set(yticks=[-i for i in range(len(found))], yticklabels=list(found), xlabel="percentage points against the baseline")
 axes[0].set(title="Each part of the risk (all intervals at once: 95 %)", xlim=(-14, 14))
-axes[0].legend(frameon=False, fontsize=9, loc="lower left")
+axes[0].legend(frameon=False, fontsize=9, loc="lower right")
 for place, effect in enumerate(found.values()):
     if effect.attacked is not None:
         axes[1].plot(
@@ -73,8 +73,6 @@ for name in dict.fromkeys(row.lever for row in rows):
         axes[2].plot([slope, top if slope <= top <= 30 * slope else slope], [error] * 2, color="0.75", lw=3)
         axes[2].plot(slope, error, "o", ms=5)
         axes[2].annotate(name, (slope, error), xytext=(4, 3), textcoords="offset points", fontsize=8)
-axes[2].set(
-    xscale="log", xlabel="local Lipschitz constant: gradient norm, to what is proved (grey)", ylabel="error under attack, %"
-)
+axes[2].set(xscale="log", xlabel="local Lipschitz constant: seen (●) to proved", ylabel="error under attack, %")
 axes[2].set(title="Smaller local slopes withstand attacks")
 plt.show()
