@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import torch
@@ -51,8 +51,8 @@ def stripes_by_processes(
             f"inputs on {inputs.device}: several processes compute on the processor; move the inputs, or take processes=1"
         )
     try:
-        pickle.dumps(kernel)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        ForkingPickler.dumps(kernel)
+    except Exception as error:  # of many kinds, the kernel's own among them
         raise InvalidInput(
             f"the kernel {kernel!r} cannot be sent to other processes ({error}): give a function of a module or a functools.partial of one"
         ) from error
