@@ -76,9 +76,10 @@ decays = {kind: found.decay() for kind, found in norms.items()}
 assert decays["sigmoid"].upper < 0.25 and decays["tanh"].upper < 0.9 and decays["residual"].lower > 0.9
 
 # %%
-# Real networks, stored by ``python -m nonvacuous.studies.curvature_of_networks --out results/curvature_of_networks.json`` with the time
-# and the peak memory that each took on one core, ResNet-18 with its 11.2 million weights among them; and the largest eigenvalues of a
-# network of 654,310 weights on Fashion-MNIST beside other libraries, at equal verified residual, stored by
+# Real networks, stored by
+# ``python -m nonvacuous.studies.curvature_of_networks --threads 2 --out results/curvature_of_networks.json`` with the time and the peak
+# memory that each took on two cores, ResNet-18 with its 11.2 million weights among them; and the largest eigenvalues of a network of
+# 654,310 weights on Fashion-MNIST beside other libraries, at equal verified residual, stored by
 # ``OMP_NUM_THREADS=1 python benchmarks/bench_curvature.py 3 results/curvature_speed.csv``.
 results = Path(globals().get("__file__", "page.py")).resolve().parent.parent / "results"
 real = read(results / "curvature_of_networks.json")

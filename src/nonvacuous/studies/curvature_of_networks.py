@@ -5,7 +5,7 @@ Three networks: the benchmark's convnet trained on Fashion-MNIST, a convnet for 
 pictures) after one pass over a few thousand pictures of Fashion-MNIST. Each runs in a process of its own, so that its peak memory is its
 own; batches are uneven on purpose.
 
-``python -m nonvacuous.studies.curvature_of_networks --out results/curvature_of_networks.json`` makes or completes the file.
+``python -m nonvacuous.studies.curvature_of_networks --threads 2 --out results/curvature_of_networks.json`` makes or completes the file.
 """
 
 from __future__ import annotations
