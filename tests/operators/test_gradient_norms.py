@@ -88,3 +88,24 @@ def test_refusals():
 
     with pytest.raises(InvalidInput, match="no layer"):
         gradient_norms(Scale(), cross_entropy, [(x, y)])
+
+
+def test_a_complex_signal_counts_with_its_imaginary_part():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 6, 2, dtype=torch.float64))
+
+        def forward(self, x):
+            return x.to(torch.cdouble) @ torch.view_as_complex(self.weight).T
+
+    class Modulus(nn.Module):
+        def forward(self, z):
+            return z.abs()
+
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(Complex(), Modulus()), data()
+    found = gradient_norms(model, cross_entropy, [(x, y)])
+    z = model[0](x).detach().requires_grad_(True)
+    cross_entropy(model[1](z), y, reduction="sum").backward()
+    assert found.layers[0].signal == pytest.approx(torch.view_as_real(z.grad).flatten(1).norm(dim=1).mean().item())

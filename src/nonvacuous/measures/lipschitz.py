@@ -108,6 +108,11 @@ def exact_copy(model: nn.Module) -> nn.Module:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InvalidInput(f"{name} holds NaN or infinity: the network has no Lipschitz constant")
+        if tensor.is_complex():
+            raise UnsupportedModule(
+                f"{name} holds complex numbers, and Lipschitz bounds read real ones. Keep real and imaginary parts as parameters: "
+                "nonvacuous.networks.complex_valued.in_pairs does it for torch's own layers"
+            )
     return float64_copy(model).requires_grad_(False)
 
 

@@ -60,8 +60,9 @@ def _held(part: nn.Module) -> Iterator[tuple[str, Any]]:
         if kind.__module__.partition(".")[0] in ("torch", "builtins"):
             continue
         for name, value in vars(kind).items():
-            if isinstance(value, types.FunctionType):
-                yield name, _Captured(value)
+            plain = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+            if isinstance(plain, types.FunctionType):
+                yield name, _Captured(plain)
             elif not name.startswith("__"):
                 yield name, value
 

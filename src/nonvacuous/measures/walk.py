@@ -146,7 +146,8 @@ class Walk(Reading):
             ({"matrix_product"}, lambda node: more.matrix_product(self, node)),
             ({"attention"}, lambda node: more.attention(self, node)),
             ({"embedding"}, self.embedded),
-            ({"shape", "compare"}, lambda node: None),
+            ({"shape"}, lambda node: None),
+            ({"compare"}, self.compared),
             (FUNCTIONAL_MAPS, lambda node: more.functional(self, node)),
             ({"layer_norm", "group_norm", "instance_norm", "rms_norm"}, lambda node: more.normalized(self, node)),
         ]
@@ -311,6 +312,9 @@ class Walk(Reading):
             part = Rearrangement(state.map.shape_out, shape)
             return State(state.anchor, state.log, Chain.folded([state.map, part]), given)
         return self.fresh(node, self.settle(parent).log, given)
+
+    def compared(self, node: Node) -> State | None:
+        raise self.unsupported(node, "compares numbers that depend on the input: a jump, or a branch that no trace shows")
 
     def embedded(self, node: Node) -> State | None:
         raise self.unsupported(

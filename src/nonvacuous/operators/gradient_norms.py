@@ -93,22 +93,31 @@ def gradient_norms(model: nn.Module, loss: Loss, batches: Iterable[Any]) -> Grad
         if not names:
             break
         order.extend(name for name in names if name not in totals)
-        sizes |= {name: float(torch.linalg.vector_norm(w.detach().double())) for name, w in zip(names, weights, strict=True)}
+        sizes |= {name: _norm(w) for name, w in zip(names, weights, strict=True)}
         found = torch.autograd.grad(value, [*weights, *outputs.values()], allow_unused=True)
         for name, by_weight, by_output in zip(names, found[: len(names)], found[len(names) :], strict=True):
             step = torch.zeros(()) if by_weight is None else by_weight * batch.share
             totals[name] = totals[name] + step if name in totals else step
             if by_output is not None:
-                each = torch.linalg.vector_norm(by_output.reshape(len(by_output), -1).double(), dim=1)
+                each = torch.linalg.vector_norm(_real(by_output).reshape(len(by_output), -1).double(), dim=1)
                 count = batch.share * mean.examples
                 signals[name] = signals.get(name, 0.0) + float(each.sum()) * count / mean.examples
     if not order:
         raise InvalidInput("no layer with a trainable weight matrix or kernel ran: there are no gradients by depth")
     rows = []
     for depth, name in enumerate(order):
-        norm, size = float(torch.linalg.vector_norm(totals[name].double())), sizes[name]
+        norm, size = _norm(totals[name]), sizes[name]
         rows.append(LayerGradient(name, depth, norm, norm / size if size else math.inf, signals.get(name, 0.0)))
     return GradientNorms(tuple(rows))
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """The numbers themselves, those of a complex tensor as pairs."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(_real(tensor.detach()).double()))
 
 
 def _has_own_matrix(part: nn.Module) -> bool:

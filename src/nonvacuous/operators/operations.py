@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
 UNKNOWN = "unknown"
+REALS = (torch.float32, torch.float64)
 
 #: Word → names of functions, tensor methods and aten operators that compute it.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -68,6 +70,24 @@ NAMES: dict[str, tuple[str, ...]] = {
     "compare": ("gt", "lt", "ge", "le", "eq", "ne", "__bool__", "any", "all", "isnan", "isfinite", "item"),
     "shape": ("size", "getattr", "shape", "dim", "numel", "__get__"),
 }
+SHAPELY = ("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad", "itemsize", "nbytes")
+"""Attributes of a tensor that do not depend on its numbers."""
+
+READERS = (
+    "__bool__",
+    "__float__",
+    "__int__",
+    "__index__",
+    "__complex__",
+    "__contains__",
+    "item",
+    "tolist",
+    "numpy",
+    "equal",
+    "allclose",
+)
+"""Functions that hand a tensor's numbers to Python, where no tracer follows: a branch, or a factor that only looks constant."""
+
 #: Functions that torch.nn.functional chooses by an argument, and that are all called ``fn``.
 DISPATCHED: dict[Any, str] = {
     getattr(F, name): name
@@ -146,3 +166,19 @@ def name_of(function: Callable[..., Any] | str | None) -> str:
         name = str(schema.name).partition("::")[2]
         return "max_pool2d" if name.startswith("max_pool2d") else name
     return str(getattr(function, "__name__", type(function).__name__))
+
+
+def word_of_call(
+    word: str, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any], plain: Callable[[Any], bool]
+) -> str:
+    """The word for this very call: ``unknown`` where the arguments make another map of it than the word says.
+
+    An attribute that holds numbers (``x.T``, ``x.real``) is no shape, and a conversion to integers is no copy. ``plain`` says whether an
+    argument is something else than a tensor.
+    """
+    rest = [*arguments[1:], *keywords.values()]
+    if name == "getattr" and not (rest and rest[0] in SHAPELY):
+        return UNKNOWN
+    if word == "copy" and any(not plain(part) or (isinstance(part, torch.dtype) and part not in REALS) for part in rest):
+        return UNKNOWN
+    return word

@@ -16,7 +16,7 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from nonvacuous.operators.graph import Graph, Node, Parent, is_leaf, operation_of, parents_in, shape_of
-from nonvacuous.operators.operations import UNKNOWN, name_of
+from nonvacuous.operators.operations import READERS, UNKNOWN, name_of, word_of_call
 
 Leaves = tuple[type[nn.Module], ...]
 
@@ -100,7 +100,9 @@ def by_fx(module: nn.Module, arguments: Sequence[Any], keywords: dict[str, Any],
         called = modules[n.target] if n.op == "call_module" else None
         owner = n.target if called is not None else _owner(n)
         word = {"placeholder": "input", "output": "output", "get_attr": "parameter"}.get(n.op)
-        word = word or operation_of(called, n.target, leaves)
+        if word is None:
+            word = operation_of(called, n.target, leaves)
+            word = word if called is not None else word_of_call(word, name_of(n.target), args, kwargs, _is_plain)
         nodes.append(
             Node(
                 n.name,
@@ -116,6 +118,11 @@ def by_fx(module: nn.Module, arguments: Sequence[Any], keywords: dict[str, Any],
             )
         )
     return Graph(tuple(nodes), "torch.fx")
+
+
+def _is_plain(value: Any) -> bool:
+    """Neither a tensor nor something that holds one."""
+    return not isinstance(value, Tensor | Parent | tuple | list | dict)
 
 
 def _replaced(value: Any) -> Any:
@@ -162,7 +169,8 @@ def by_export(module: nn.Module, arguments: Sequence[Any], keywords: dict[str, A
     for n in program.graph.nodes:
         args, kwargs = _replaced(n.args), _replaced(n.kwargs)
         parents = parents_in(args, kwargs)
-        word = {"placeholder": "input", "output": "output"}.get(n.op) or operation_of(None, n.target)
+        word = {"placeholder": "input", "output": "output"}.get(n.op)
+        word = word or word_of_call(operation_of(None, n.target), name_of(n.target), args, kwargs, _is_plain)
         word = "parameter" if n.name in constants else word
         shapes = {p.name: shape_of(p.meta.get("val")) for p in n.all_input_nodes}
         owner = _owner(n)
@@ -196,6 +204,7 @@ class _Recorder(TorchFunctionMode):
         self.leaves, self.inside, self.stack = leaves, 0, [""]
         self.nodes: list[Node] = []
         self.made: dict[int, str] = {}
+        self.fed: set[str] = set()  # names of the nodes that depend on an input
         self.alive: list[Any] = []  # so that no id is used twice
 
     def named(self, value: Any) -> Any:
@@ -216,6 +225,8 @@ class _Recorder(TorchFunctionMode):
         owner = self.names.get(module, self.stack[-1]) if module is not None else self.stack[-1]
         shapes_in = tuple(shapes[p] for p in parents)
         self.nodes.append(Node(name, word, owner, module, kind, parents, shapes_in, shape_of(result), args, kwargs))
+        if word == "input" or any(parent in self.fed for parent in parents):
+            self.fed.add(name)
         for tensor in _tensors(result):
             self.made[id(tensor)] = name
             self.alive.append(tensor)
@@ -242,11 +253,15 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        tensors = _tensors(result)
-        if not self.inside and tensors and _tensors([args, kwargs]):
-            word = operation_of(None, func)
-            if not (word == "shape" or name_of(func) == "__get__"):
-                self.add(word, None, name_of(func) or str(resolve_name(func)), self.named(args), self.named(kwargs), result)
+        if not self.inside and (given := _tensors([args, kwargs])):
+            name, word = name_of(func), operation_of(None, func)
+            followed = any(self.made.get(id(tensor)) in self.fed for tensor in given)
+            if name == "__get__":  # an attribute; of a constant it is one more constant
+                word = UNKNOWN if followed else "shape"
+            if (_tensors(result) and word != "shape") or (followed and name in READERS):
+                arguments, keywords = self.named(args), self.named(kwargs)
+                word = word_of_call(word, name, arguments, keywords, _is_plain)
+                self.add(word, None, name or str(resolve_name(func)), arguments, keywords, result)
         return result
 
 
