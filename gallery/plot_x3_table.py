@@ -1,10 +1,9 @@
-# slow
 """
 Certificates on small data sets
 ===============================
 
 For n from 140 to 60,000, does a certificate that reads all labels twice, to train and to certify, beat a pre-declared 20 % hold-out?
-Below, two draws of two sets. ``results/certificates_table.csv`` has ten of wine, breast cancer and digits and (hold-outs and learnt
+``results/certificates_table.csv`` has ten of wine, breast cancer and digits and (hold-outs and learnt
 prior) of two survey tables, fair and randhie, one to three of 500 and 1,000 pictures of Fashion-MNIST, one of 5,000 MNIST digits, and the
 committed certificates at 60,000. It is made by ``python -m nonvacuous.studies.certificates_table --data
 wine,breast-cancer,digits,fair,randhie,mnist-5000,fashion-mnist@500,fashion-mnist@1000 --methods
@@ -22,36 +21,72 @@ compression is Pick-to-Learn's. The table has one drawn network too (Rivasplata 
 """
 
 # %%
+import csv
+from collections import defaultdict
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 
 from nonvacuous.studies.certificates_table import run
 
-methods = {"holdout": "C7", "pac-bayes": "C0", "sample-compression": "C2"}
-sets, seeds = ("wine", "breast-cancer"), (0, 1)
-found = {(data, word): [run(data, word, seed) for seed in seeds] for data in sets for word in methods}
+root = Path(globals().get("__file__", "page.py")).resolve().parent.parent
+with (root / "results" / "certificates_table.csv").open(encoding="utf-8") as lines:
+    rows = list(csv.DictReader(lines))
+table = defaultdict(list)
+for row in rows:
+    table[row["data"], row["method"]].append(row)
+
+
+def mean(data, method, column="value"):
+    return float(np.mean([float(row[column]) for row in table[data, method]])) if table[data, method] else np.nan
+
 
 # %%
-for one in (one for pair in found.values() for one in pair):
-    # a certificate lies above the risk; the test risk is an estimate of that, from few examples: three of its deviations are allowed
-    assert one.value < 1 and one.test_risk - 3 * (one.test_risk * (1 - one.test_risk) / one.test_n) ** 0.5 <= one.value
-small, large = (min(one.value for one in found[data, "pac-bayes"]) for data in sets)
-assert large < small  # a divergence of some 30 nats is dear at n = 140, and half as dear at three times that
-assert all(one.test_risk < 0.15 for data in sets for one in found[data, "pac-bayes"])  # the classifiers themselves are good
+# The table can be made again: one of its rows is, here.
+again = run("wine", "pac-bayes", 0)
+assert abs(again.value - float(next(row["value"] for row in table["wine", "pac-bayes"] if row["seed"] == "0"))) < 0.02
+
+# A certificate lies above the risk. The test risk estimates that from few examples: three of its deviations are allowed.
+
+
+def excess(row):
+    value, seen = float(row["value"]), float(row["test_risk"])
+    return (seen - value) / max((seen * (1 - seen) / int(row["test_n"])) ** 0.5, 1e-9)
+
+
+assert max(excess(row) for row in rows if row["data"] != "randhie") < 3
+# Not so on randhie, where a row is a person's year and equal rows stay on one side of a split: its examples are not independent, which
+# every certificate here has as its hypothesis, and no arithmetic sees.
+print(
+    "deviations above the certificate on randhie:",
+    *(f"{e:.1f}" for row in rows if row["data"] == "randhie" and (e := excess(row)) > 1),
+)
+
+ten = [data for data in dict.fromkeys(row["data"] for row in rows) if len(table[data, "data-dependent"]) >= 10]
+assert all(mean(data, "holdout-half") < mean(data, "data-dependent") for data in ten)  # half held out is ahead of every other
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.9), sharey=True, layout="constrained")
-for axis, data in zip(axes, sets, strict=True):
-    for place, (word, colour) in enumerate(methods.items()):
-        for shift, one in zip((-0.12, 0.12), found[data, word], strict=True):
-            axis.plot([place + shift] * 2, [one.test_risk, one.value], color=colour, lw=1)
-            axis.plot(place + shift, one.value, "_", ms=14, mew=2, color=colour)
-            axis.plot(place + shift, one.test_risk, "o", ms=5, mfc="white", color=colour)
-    sizes = [one.n for one in found[data, "pac-bayes"]]
-    axis.set(title=f"{data}, n = {min(sizes)} to {max(sizes)}", ylim=(0, 0.65))
-    axis.set_xticks(np.arange(len(methods)), [word.replace("-", "-\n") for word in methods])
-axes[0].set_ylabel("risk")
-axes[0].plot([], [], "k_", ms=14, mew=2, label="certified, δ = 0.05")
-axes[0].plot([], [], "ko", ms=5, mfc="white", label="on the test examples")
-axes[0].legend(frameon=False)
+methods = {
+    "holdout": ("20 % held out", "C7", "s"),
+    "holdout-half": ("half held out", "k", "D"),
+    "data-dependent": ("prior from a part", "C1", "o"),
+    "pac-bayes": ("data-free prior", "C0", "o"),
+    "disintegrated": ("one drawn network", "C4", "^"),
+    "sample-compression": ("Pick-to-Learn", "C2", "v"),
+}
+size = {data: np.mean([int(row["n"]) for row in rows if row["data"] == data]) for data in {row["data"] for row in rows}}
+order = sorted(size, key=size.get)
+figure, axis = plt.subplots(figsize=(10, 4.6), layout="constrained")
+for place, data in enumerate(order):
+    for step, (method, (label, colour, mark)) in enumerate(methods.items()):
+        at = place + 0.11 * (step - 2.5)
+        if table[data, method]:
+            axis.plot([at] * 2, [mean(data, method, "test_risk"), mean(data, method)], color=colour, lw=1)
+            axis.plot(at, mean(data, method), mark, ms=6, color=colour, label=label if data == "wine" else None)
+            axis.plot(at, mean(data, method, "test_risk"), "_", ms=8, color=colour)
+axis.set_xticks(range(len(order)), [f"{data.partition('@')[0]}\nn = {size[data]:,.0f}" for data in order], fontsize=8)
+axis.set(ylabel="risk: certified at δ = 0.05 (marks), seen on test examples (dashes)", ylim=(0, None))
+axis.yaxis.label.set_fontsize(8)
+axis.legend(frameon=False, ncols=3)
 plt.show()
