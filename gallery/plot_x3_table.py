@@ -3,18 +3,20 @@ Certificates on small data sets
 ===============================
 
 For n from 140 to 60,000, does a certificate that reads all labels twice, to train and to certify, beat a pre-declared 20 % hold-out?
-``results/certificates_table.csv`` has ten of wine, breast cancer and digits and (hold-outs and learnt
-prior) of two survey tables, fair and randhie, one to three of 500 and 1,000 pictures of Fashion-MNIST, one of 5,000 MNIST digits, and the
+``results/certificates_table.csv`` has ten draws of wine, breast cancer and digits, ten of two survey tables (fair, randhie) for the
+hold-outs and the learnt prior, three of 5,000 MNIST digits, one to three of 500, 1,000 and 5,000 pictures of Fashion-MNIST, and the
 committed certificates at 60,000. It is made by ``python -m nonvacuous.studies.certificates_table --data
-wine,breast-cancer,digits,fair,randhie,mnist-5000,fashion-mnist@500,fashion-mnist@1000 --methods
+wine,breast-cancer,digits,fair,randhie,mnist-5000,fashion-mnist@500,fashion-mnist@1000,fashion-mnist@5000 --methods
 holdout,holdout-half,pac-bayes,sample-compression,disintegrated,data-dependent --out results/certificates_table.csv``.
 
-Hardly ever: on wine, breast cancer and digits the hold-out's certificates have means of 0.279, 0.122 and 0.062, a prior trained on a part
-of the sample 0.301, 0.135 and 0.071, a data-free prior 0.31, 0.15 and 0.28. What a small sample does reward is a larger part held out:
-half of it gives 0.224, 0.108 and 0.059. On the survey tables, whose risks are near 0.28 and 0.30 whatever is done, a learnt prior is 1.0
-and 0.8 points above the fifth held out, and half held out 0.9 and 0.5 points below; on 500 pictures a data-free prior certifies 0.61
-where the hold-out has 0.28, at 60,000 it is 0.17 against 0.07. The hold-out's values scatter widely; and the PAC-Bayes classifiers with a
-data-free prior err less on the test examples of wine and breast cancer.
+On 5,000 digits, yes: a prior trained on a part of the sample certifies 0.027 where the hold-out has 0.042, on each of three draws
+(the prior's training shifts digits by a pixel, the hold-out's plain training does not: a part of the difference); at 60,000 it is 0.071
+against 0.072. Elsewhere, no: on wine, breast cancer and digits the hold-out's certificates have means of 0.279, 0.122
+and 0.062, a learnt prior 0.301, 0.135 and 0.071, a data-free prior 0.31, 0.15 and 0.28; on the survey tables, whose risks are near 0.28
+and 0.30 whatever is done, a learnt prior is 1.0 and 0.8 points above. What a small sample does reward is a larger part held out: half of it
+gives 0.224, 0.108 and 0.059, and 0.9 and 0.5 points less on the survey tables. With few pictures data-free priors are far off: 0.61 where
+the hold-out has 0.28 at 500. The hold-out's values scatter widely; and the PAC-Bayes classifiers with a data-free prior err less on the
+test examples of wine and breast cancer.
 
 Row X3. The hold-out certificate is the exact binomial limit; PAC-Bayes is Seeger's kl form (Langford and Seeger 2001), sample
 compression is Pick-to-Learn's. The table has one drawn network too (Rivasplata et al. 2020, Theorem 1(i)).
@@ -65,6 +67,7 @@ print(
 
 ten = [data for data in dict.fromkeys(row["data"] for row in rows) if len(table[data, "data-dependent"]) >= 10]
 assert all(mean(data, "holdout-half") < mean(data, "data-dependent") for data in ten)  # half held out is ahead of every other
+assert mean("mnist-5000", "data-dependent") < mean("mnist-5000", "holdout") - 0.01
 
 # %%
 methods = {
