@@ -6,6 +6,7 @@ beforehand, and which no test of the data confirms. Proof with all constants: ``
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, fsum, inf, log, nextafter, sqrt
@@ -155,8 +156,15 @@ class SeriesBlocks:
         """What is left of δ for the theorem on independent blocks; not positive where dependence eats it all."""
         return enclose(delta) - self.price(n)
 
-    def check_length(self, e: Any) -> None:
-        """Raise :class:`InvalidEvidence` unless the losses are ``n`` and fill a block."""
+
+@dataclass(frozen=True)
+class _BlocksBound(SeriesBlocks, Bound):
+    """A theorem on independent blocks, at what dependence leaves of δ."""
+
+    sample = Sample.HELD_OUT
+    predictors = FIXED_NETWORKS
+
+    def domain(self, e: Any, delta: float) -> None:
         if len(e.losses) != e.n:
             raise InvalidEvidence(f"n is the number of losses; got n = {e.n} and {len(e.losses)} losses")
         if e.n < self.block:
@@ -164,9 +172,17 @@ class SeriesBlocks:
                 f"{e.n} examples do not fill one block of {self.block}: hold out more, or take shorter blocks"
             )
 
+    def proves(self, e: Any, delta: float, value: float) -> bool:
+        left = self.left(int(e.n), delta)
+        return bool(left.a > 0) and self.independent_prove(e, left, value)
+
+    @abstractmethod
+    def independent_prove(self, e: Any, left: Interval, value: float) -> bool:
+        """Whether independent blocks prove the value at confidence 1 − ``left``."""
+
 
 @dataclass(frozen=True)
-class IndependentBlocksBound(SeriesBlocks, Bound):
+class IndependentBlocksBound(_BlocksBound):
     """risk ≤ value whenever Π_j (1 + λ_j(value − Y_j)) ≥ 1/δ' over the means Y_j of μ blocks, δ' = δ − (μ − 1)·β(a) − β(g), in a series.
 
     The held-out stretch of a stationary, β-mixing series is cut into μ blocks of ``block`` examples with ``spacing`` examples left out
@@ -185,26 +201,18 @@ class IndependentBlocksBound(SeriesBlocks, Bound):
         n: Down
 
     source = "Yu 1994 (Ann. Probab. 22), Corollary 2.7; for the blocks Waudby-Smith and Ramdas 2024 (JRSS B 86), Theorem 3"
-    sample = Sample.HELD_OUT
     loss = LossRange.BOUNDED
-    predictors = FIXED_NETWORKS
     hypotheses = (MIXING, STATIONARY, FIXED_PREDICTOR, BOUNDED_LOSS)
     worked = ((((0.0, 0.25, 0.0, 0.0) * 5, 20), 0.05, 0.2534700),)  # blocks of one, independent: the betting bound's number
 
-    def domain(self, e: Any, delta: float) -> None:
-        self.check_length(e)
-
-    def proves(self, e: Any, delta: float, value: float) -> bool:
-        left = self.left(int(e.n), delta)
-        if not left.a > 0:
-            return False
+    def independent_prove(self, e: Any, left: Interval, value: float) -> bool:
         needed = (-iv.log(left.a)).b
         means, stakes = _staked(tuple(e.losses), self.block, self.spacing, upper(needed))
         return bool(log_capital(means, stakes, value).a >= needed)
 
 
 @dataclass(frozen=True)
-class BlockChernoffBound(SeriesBlocks, Bound):
+class BlockChernoffBound(_BlocksBound):
     """risk ≤ value whenever μ·kl(Ȳ, value) ≥ ln(1/δ') and value > Ȳ, δ' = δ − (μ − 1)·β(a) − β(g), Ȳ the mean over μ blocks of a series.
 
     Blocks, β, a and g as in :class:`IndependentBlocksBound`; the Chernoff bound instead of betting. It does not look at the variance of the
@@ -220,26 +228,18 @@ class BlockChernoffBound(SeriesBlocks, Bound):
         n: Down
 
     source = "Yu 1994 (Ann. Probab. 22), Corollary 2.7; Hoeffding 1963 (JASA 58), Theorem 1, inequality (2.1)"
-    sample = Sample.HELD_OUT
     loss = LossRange.BOUNDED
-    predictors = FIXED_NETWORKS
     hypotheses = (MIXING, STATIONARY, FIXED_PREDICTOR, BOUNDED_LOSS)
     worked = (((((0.0,) * 100), 100), 0.05, 0.0295130),)  # independent, no loss: 1 − 0.05^(1/100)
 
-    def domain(self, e: Any, delta: float) -> None:
-        self.check_length(e)
-
-    def proves(self, e: Any, delta: float, value: float) -> bool:
-        left = self.left(int(e.n), delta)
-        if not left.a > 0:
-            return False
+    def independent_prove(self, e: Any, left: Interval, value: float) -> bool:
         means = block_means(tuple(e.losses), self.block, self.spacing)
         mean = min(1.0, nextafter(fsum(means) / len(means), inf)) if means.any() else 0.0
         return bool(value > mean and (len(means) * kl_bernoulli(mean, value)).a >= (-iv.log(left.a)).b)
 
 
 @dataclass(frozen=True)
-class SpacedBinomialBound(SeriesBlocks, Bound):
+class SpacedBinomialBound(_BlocksBound):
     """risk ≤ value whenever P(Bin(μ, value) ≤ errors) ≤ δ', δ' = δ − (μ − 1)·β(a) − β(g), over μ examples of a series kept apart.
 
     Of the held-out stretch of a stationary, β-mixing series the first example of each block is kept; the kept ones read observations at
@@ -256,19 +256,11 @@ class SpacedBinomialBound(SeriesBlocks, Bound):
         n: Down
 
     source = "Yu 1994 (Ann. Probab. 22), Corollary 2.7; Clopper and Pearson 1934"
-    sample = Sample.HELD_OUT
     loss = LossRange.ZERO_ONE
-    predictors = FIXED_NETWORKS
     hypotheses = (MIXING, STATIONARY, FIXED_PREDICTOR)
     worked = (((((0.0,) * 100), 100), 0.05, 0.0295130),)  # independent, no errors: 1 − 0.05^(1/100)
 
-    def domain(self, e: Any, delta: float) -> None:
-        self.check_length(e)
-
-    def proves(self, e: Any, delta: float, value: float) -> bool:
-        left = self.left(int(e.n), delta)
-        if not left.a > 0:
-            return False
+    def independent_prove(self, e: Any, left: Interval, value: float) -> bool:
         kept = e.losses[:: self.block + self.spacing][: self.count(int(e.n))]
         errors = sum(loss > 0 for loss in kept)
         return bool(log_binomial_cdf(errors, len(kept), value).b <= iv.log(left.a).a)

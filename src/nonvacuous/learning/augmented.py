@@ -19,8 +19,8 @@ from nonvacuous.runtime.weights import weights_digest
 WARM_UP, WEIGHT_DECAY, SMOOTHING = 0.3, 1e-2, 0.05
 
 
-def shifted(inputs: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Pictures [b, c, h, w], each moved by at most ``most`` pixels each way; what comes in is black."""
+def shifted(inputs: Tensor, most: int, generator: torch.Generator | None = None) -> Tensor:
+    """Pictures [b, c, h, w], each moved by at most ``most`` pixels each way; what comes in is black. No generator: torch's own."""
     if most == 0:
         return inputs
     b, _, h, w = inputs.shape

@@ -6,6 +6,7 @@ Sources: Trabelsi et al. 2018 (CReLU); Arjovsky, Shah and Bengio 2016 (modReLU);
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +35,12 @@ def finite(x: Tensor, what: str) -> Tensor:
     return x
 
 
-class Split(nn.Module):
+class Split(nn.Module, ABC):
     """f(Re z) + i·f(Im z), number by number, for a real function :meth:`part`."""
 
+    @abstractmethod
     def part(self, x: Tensor) -> Tensor:
         """f, of a real tensor."""
-        raise NotImplementedError
 
     def forward(self, z: Tensor) -> Tensor:
         z = complex_numbers(z, self)

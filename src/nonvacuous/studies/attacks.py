@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nonvacuous.core.errors import InvalidInput
+from nonvacuous.learning.augmented import shifted
 from nonvacuous.runtime.stacked_training import Stack
 
 
@@ -56,11 +57,6 @@ def shifting(pixels: int) -> Callable[[Stack, Tensor, Tensor], Tensor]:
     def perturbed(_: Stack, inputs: Tensor, targets: Tensor) -> Tensor:
         if inputs.ndim != 5:
             raise InvalidInput(f"batches of shape {tuple(inputs.shape)}: only pictures [members, b, c, h, w] can be shifted")
-        height, width = inputs.shape[-2:]
-        padded = torch.nn.functional.pad(inputs, (pixels,) * 4).flatten(0, 1)
-        offsets = torch.randint(2 * pixels + 1, (2, len(padded)), device=inputs.device)
-        rows, columns = (offset[:, None] + torch.arange(n) for offset, n in zip(offsets, (height, width), strict=True))
-        which = torch.arange(len(padded))[:, None, None]
-        return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).reshape(inputs.shape)
+        return shifted(inputs.flatten(0, 1), pixels).reshape(inputs.shape)
 
     return perturbed
