@@ -7,6 +7,7 @@ Compiling is neither timed nor counted.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import ctypes
 import json
@@ -153,6 +154,16 @@ def alternated(sides: Sequence[Process], case: Case, rounds: int) -> None:
 def errors(side: Process, case: Case, exact: list[np.ndarray]) -> list[float]:
     """Largest difference of nngp and of ntk from the exact ones, over their largest entry."""
     return [float(np.abs(k - e).max() / np.abs(e).max()) for k, e in zip(side.kernels[case][:2], exact, strict=True)]
+
+
+def asked(about: str | None, parts: Sequence[str]) -> argparse.Namespace:
+    """The command line: the peer's interpreter, the side to serve, a part, the table to keep the numbers in."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("python", nargs="?")
+    parser.add_argument("--serve")
+    parser.add_argument("--part", choices=list(parts))
+    parser.add_argument("--out")
+    return parser.parse_args()
 
 
 def machine() -> str:

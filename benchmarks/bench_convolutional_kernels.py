@@ -12,11 +12,10 @@ runs one part (alone: our growth where the peer would take minutes a call); ``--
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 import numpy as np
-from _peer_process import Case, Prepared, Process, alternated, kept, least_seconds, peer_python, report, serve
+from _peer_process import Case, Prepared, Process, alternated, asked, kept, least_seconds, peer_python, report, serve
 
 CASES: list[Case] = [  # last layer, pixels a side, images, convolutions
     ("pool", 14, 30, 3),
@@ -84,12 +83,7 @@ def floor_seconds(case: Case) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("python", nargs="?")
-    parser.add_argument("--serve")
-    parser.add_argument("--part", choices=list(PARTS))
-    parser.add_argument("--out")
-    options = parser.parse_args()
+    options = asked(__doc__, list(PARTS))
     if options.serve:
         return serve({"ours": ours, "peer": peers}, options.serve)
     rows = []

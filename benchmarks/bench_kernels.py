@@ -12,13 +12,12 @@ draws it).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from _peer_process import Case, Prepared, Process, alternated, kept, least_seconds, peer_python, report, serve
+from _peer_process import Case, Prepared, Process, alternated, asked, kept, least_seconds, peer_python, report, serve
 
 CASES: list[Case] = [  # "dense", activation, samples, depth, deviation of the biases
     ("dense", "relu", 2000, 5, 0.0),
@@ -88,12 +87,7 @@ def floor_parts(case: Case) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("python", nargs="?")
-    parser.add_argument("--serve")
-    parser.add_argument("--part", choices=list(PARTS))
-    parser.add_argument("--out")
-    options = parser.parse_args()
+    options = asked(__doc__, list(PARTS))
     if options.serve:
         return serve({"ours": ours, "peer": peers}, options.serve)
     rows = []
